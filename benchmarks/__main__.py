@@ -1,0 +1,73 @@
+"""What stagerun costs in time and memory. Run from the project's root."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from benchmarks import memory, overhead
+from benchmarks.process import BenchmarkError
+
+
+def main() -> int:
+    arguments = _parser().parse_args()
+    try:
+        match arguments.command:
+            case "overhead":
+                chosen, repeats = arguments.only, arguments.repeats
+                report = overhead.run(chosen, arguments.items, repeats, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else overhead.table(report))
+            case "memory":
+                report = memory.run(arguments.items, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else memory.table(report))
+            case _:
+                measure = _MEASURES[arguments.name]
+                print(json.dumps(measure(arguments.items, arguments.directory)))
+    except BenchmarkError as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+_MEASURES = {
+    **{name: subject.measure for name, subject in overhead.SUBJECTS.items()},
+    memory.NAME: memory.measure,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    speed = commands.add_parser("overhead", help="items/s of stagerun and of hand-written code")
+    speed.add_argument("--items", type=_positive, default=20_000)
+    speed.add_argument("--repeats", type=_positive, default=5)
+    names = list(overhead.SUBJECTS)
+    only = "measure these alone; ratios need both of their sides"
+    speed.add_argument("--only", nargs="+", choices=names, default=names, help=only)
+
+    resident = commands.add_parser("memory", help="resident memory with 1,000 items and with many")
+    resident.add_argument("--items", type=_positive, default=1_000_000)
+
+    where = "where the databases go (default: the system's temporary directory)"
+    for command in (speed, resident):
+        command.add_argument("--json", action="store_true")
+        command.add_argument("--directory", type=Path, help=where)
+
+    # The other two start this one, in a fresh process for every figure.
+    single = commands.add_parser("measure", help="one measurement, in this process")
+    single.add_argument("name", choices=list(_MEASURES))
+    single.add_argument("--items", type=_positive, required=True)
+    single.add_argument("--directory", type=Path, required=True)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Pipelines of several stages inside async services that always end, and always say why."""
+
+# The floor plan. Left may import right; tests/test_architecture.py keeps it so.
+#
+#   cli  ->  engine  ->  store, rules, model
+#            http    ->  engine.context          (the only home of httpx; imported by its users)
+#            store   ->  model                   (the only home of sqlite3, aiosqlite and asyncio)
+#            rules   ->  model                   (pure decisions)
+#            model   ->  attrs                   (frozen values)
+#   errors, logs, phase are leaves for all.
+
+from stagerun.engine.context import Context, heartbeat, report
+from stagerun.engine.handle import Run
+from stagerun.engine.runtime import Runtime, open_runtime
+from stagerun.engine.token import CancellationToken
+from stagerun.errors import (
+    CancelRequested,
+    InputError,
+    PolicyError,
+    RetryLater,
+    RunCancelled,
+    RunError,
+    RunFailed,
+    RunInterrupted,
+    RunTimedOut,
+    RuntimeClosedError,
+    SettingError,
+    StagerunError,
+    StoreError,
+    TargetError,
+    UsageError,
+)
+from stagerun.model.outcome import DROP, Failure, ItemCause, Outcome, StageOutcome
+from stagerun.model.pipeline import Pipeline, batch, collect, stage
+from stagerun.model.policy import Batch, Collect, Restart, Retry
+from stagerun.model.stage import Kind, Stage
+from stagerun.model.status import Cause, Counts, Ending, Result, Status
+
+__all__ = [
+    "DROP",
+    "Batch",
+    "CancelRequested",
+    "CancellationToken",
+    "Cause",
+    "Collect",
+    "Context",
+    "Counts",
+    "Ending",
+    "Failure",
+    "InputError",
+    "ItemCause",
+    "Kind",
+    "Outcome",
+    "Pipeline",
+    "PolicyError",
+    "Restart",
+    "Result",
+    "Retry",
+    "RetryLater",
+    "Run",
+    "RunCancelled",
+    "RunError",
+    "RunFailed",
+    "RunInterrupted",
+    "RunTimedOut",
+    "Runtime",
+    "RuntimeClosedError",
+    "SettingError",
+    "Stage",
+    "StageOutcome",
+    "StagerunError",
+    "Status",
+    "StoreError",
+    "TargetError",
+    "UsageError",
+    "batch",
+    "collect",
+    "heartbeat",
+    "open_runtime",
+    "report",
+    "stage",
+]

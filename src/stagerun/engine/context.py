@@ -1,0 +1,108 @@
+"""What a stage may know of the attempt it runs in, and how it reports about it."""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from stagerun.engine.token import CancellationToken
+from stagerun.logs import RunLog
+
+if TYPE_CHECKING:
+    from stagerun.engine.desk import Desk
+
+__all__ = ["CURRENT", "Context", "current_context", "heartbeat", "http_total", "report"]
+
+CURRENT: "ContextVar[Desk | None]" = ContextVar("stagerun_desk", default=None)
+"""The desk of the worker that this code runs for; copied into threads by trio."""
+
+
+class Context:
+    """One attempt of one item (or batch, or group) in one stage: the parameter named ``ctx``."""
+
+    __slots__ = ("_desk", "attempt", "deadline", "item", "key")
+
+    def __init__(self, desk: "Desk") -> None:
+        self._desk = desk
+        self.item: int | None = desk.item.number if desk.item is not None else None
+        """The item's number; None for a batch."""
+        self.key: Any = desk.item.key if desk.item is not None else None
+        """The item's key where the stage declares one; the group's in a collect stage."""
+        self.attempt: int = desk.attempt
+        """Which attempt this is, from 1."""
+        self.deadline: float = desk.deadline
+        """When it must end, on trio's clock (``trio.current_time()``); inf without a deadline."""
+
+    @property
+    def token(self) -> CancellationToken:
+        """Tells when to stop: the run's cancellation, or this attempt's deadline."""
+        return self._desk.token
+
+    @property
+    def params(self) -> Any:
+        """What the run was started with."""
+        return self._desk.actor.hub.params
+
+    @property
+    def resource(self) -> Any:
+        """What the stage's resource gave to this worker."""
+        return self._desk.resource
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self._desk.actor.stage.name
+
+    @property
+    def run(self) -> str:
+        """The run's identifier."""
+        return self._desk.actor.hub.id
+
+    @property
+    def http_total(self) -> float:
+        """Seconds that one call of ``stagerun.http`` may take in this stage."""
+        return self._desk.actor.stage.http_total
+
+    @property
+    def log(self) -> RunLog:
+        """Log lines with the run's prefix; from INFO on they are kept with the run."""
+        return self._desk.actor.log
+
+    def report(
+        self, step: str, message: str = "", done: float | None = None, total: float | None = None
+    ) -> None:
+        """Say where the work stands: it shows in the run's document. Any thread, never waits."""
+        self._desk.report(step, message, done, total)
+
+    def heartbeat(self) -> None:
+        """Say that the work goes on though nothing has come of it yet. Any thread."""
+        self._desk.heartbeat()
+
+
+def http_total() -> float:
+    """Seconds that a call of ``stagerun.http`` may take here: the stage's own, else 300."""
+    desk = CURRENT.get()
+    return 300.0 if desk is None else desk.actor.stage.http_total
+
+
+def current_context() -> Context | None:
+    """Return the context of the attempt that this code runs in; None outside a stage."""
+    desk = CURRENT.get()
+    return None if desk is None or not desk.busy else Context(desk)
+
+
+def report(
+    step: str, message: str = "", done: float | None = None, total: float | None = None
+) -> None:
+    """Report like ``ctx.report()``, from code that has no ctx; nothing happens outside a run."""
+    _at_desk(lambda desk: desk.report(step, message, done, total))
+
+
+def heartbeat() -> None:
+    """Beat like ``ctx.heartbeat()``, from code that has no ctx; nothing happens outside a run."""
+    _at_desk(lambda desk: desk.heartbeat())
+
+
+def _at_desk(act: "Callable[[Desk], None]") -> None:
+    desk = CURRENT.get()
+    if desk is not None:
+        act(desk)

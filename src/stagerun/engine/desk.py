@@ -1,0 +1,158 @@
+"""One worker's place: what it has in hand, and the scope that its actor may cancel."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from stagerun.engine.context import Context
+from stagerun.engine.hub import Survivor
+from stagerun.engine.token import CancellationToken
+
+if TYPE_CHECKING:
+    from stagerun.engine.stage import StageActor
+
+__all__ = ["Desk", "Item"]
+
+_SLACK = 0.01
+"""The deadline that user code sees may be later than the true one by this part of the limit."""
+
+
+class Item:
+    """One item on its way: moved from mailbox to mailbox, held by one actor at a time."""
+
+    __slots__ = ("attempts", "key", "number", "started", "value")
+
+    def __init__(self, number: int, value: Any, key: Any = None) -> None:
+        self.number = number
+        self.value = value
+        self.key = key
+        self.attempts = 0
+        self.started = 0.0
+        """When it was first started in this stage. Invariant: meaningless while attempts == 0."""
+
+
+class Desk:
+    """What a worker works on, and the cancel scope around it. Written by its worker and actor."""
+
+    __slots__ = (
+        "_token",
+        "abandoned",
+        "actor",
+        "attempt",
+        "bound",
+        "cut_at",
+        "deadline",
+        "items",
+        "limiter",
+        "opening",
+        "resource",
+        "scope",
+        "started",
+    )
+
+    def __init__(self, actor: "StageActor") -> None:
+        self.actor = actor
+        self.scope = trio.CancelScope()
+        self.opening: trio.CancelScope | None = None
+        self.items: tuple[Item, ...] = ()
+        """In hand. Empty: the worker rests, and its scope must not be cancelled."""
+        self.attempt = 0
+        self.started = 0.0
+        self.deadline = math.inf
+        """The true deadline of this attempt; the actor cuts it exactly."""
+        self.bound = math.inf
+        """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack."""
+        self.cut_at: float | None = None
+        self.abandoned = False
+        self.resource: Any = None
+        self.limiter: trio.CapacityLimiter | None = None
+        self._token: CancellationToken | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether an attempt is under way."""
+        return bool(self.items)
+
+    @property
+    def item(self) -> Item | None:
+        """The item in hand, where it is one."""
+        return self.items[0] if len(self.items) == 1 else None
+
+    @property
+    def token(self) -> CancellationToken:
+        """Cancelled with the run, and when this attempt is cut. Made when first asked for."""
+        if self._token is None:
+            self._token = CancellationToken(self.actor.hub.token)
+            if self.cut_at is not None:
+                self._token.cancel("the attempt's deadline has passed")
+        return self._token
+
+    def begin(self, items: tuple[Item, ...]) -> None:
+        """Take *items* in hand and set the deadline of this attempt."""
+        now = trio.current_time()
+        limit = self.actor.first_limit
+        for item in items:
+            item.attempts += 1
+            if item.attempts == 1:
+                item.started = now
+            else:
+                limit = min(limit, self.actor.limit_of(item, now))
+        self.items, self.attempt, self.started = items, items[0].attempts, now
+        self._token = None
+        self.deadline = deadline = now + limit
+        slack = limit * _SLACK if limit == self.actor.first_limit else 0.0
+        if not deadline <= self.bound <= deadline + slack:
+            self.bound = self.scope.deadline = deadline + slack
+        if deadline < self.actor.due:
+            self.actor.nudge()
+
+    def end(self) -> None:
+        """Lay down what was in hand."""
+        self.items = ()
+
+    def rest(self) -> None:
+        """Take the deadline off, before the worker waits for something that is not the item's."""
+        if self.bound != math.inf:
+            self.bound = self.scope.deadline = math.inf
+
+    def pause(self) -> None:
+        """Stop the attempt's clock: its worker waits for room behind the stage."""
+        self.rest()
+        self.deadline = math.inf
+
+    def resume(self, deadline: float, paused_at: float) -> None:
+        """Let the attempt's clock go on, later by the time that was waited."""
+        waited = trio.current_time() - paused_at
+        self.deadline = self.bound = self.scope.deadline = deadline + waited
+        for item in self.items:
+            item.started += waited
+        if self.deadline < self.actor.due:
+            self.actor.nudge()
+
+    def cut(self, now: float, why: str) -> None:
+        """Cancel the attempt. Its worker settles it, unless it refuses and is abandoned."""
+        self.cut_at = now
+        if self._token is not None:
+            self._token.cancel(why)
+        self.scope.cancel(reason=why)
+
+    def survivor(self, *, thread: bool) -> Survivor:
+        """Describe the attempt in hand as work that was cut."""
+        number = self.items[0].number if self.items else None
+        cut_at = self.cut_at if self.cut_at is not None else trio.current_time()
+        return Survivor(self.actor.stage.name, number, cut_at, thread)
+
+    def context(self) -> Context:
+        """Return what the stage may know of this attempt."""
+        return Context(self)
+
+    def report(self, step: str, message: str, done: float | None, total: float | None) -> None:
+        """See ``Context.report``."""
+        if not self.abandoned:
+            self.actor.hub.report(step, message, done, total)
+
+    def heartbeat(self) -> None:
+        """See ``Context.heartbeat``."""
+        if not self.abandoned:
+            self.actor.hub.recorder.nudge(self.actor.hub.ledger)

@@ -1,0 +1,34 @@
+"""Everything that a run takes from the world, in one value, so that a seed can stand for it."""
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+import trio
+from attrs import field, frozen
+
+__all__ = ["Env"]
+
+
+@frozen(kw_only=True)
+class Env:
+    """The world as the engine sees it. Monotonic time is trio's own, and so is virtual time."""
+
+    wall: Callable[[], float] = time.time
+    """Seconds since 1970, UTC."""
+    jitter: Callable[[], float] = field(factory=lambda: random.Random().random)  # noqa: S311
+    """A fair draw from 0 to 1; not for secrets."""
+    new_id: Callable[[], str] = lambda: secrets.token_hex(16)
+    """A new run's identifier: 128 bits."""
+    environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
+    """Where operators' settings come from; read once."""
+
+    def now_us(self) -> int:
+        """Wall time in microseconds, as it stands in the database."""
+        return int(self.wall() * 1e6)
+
+    def to_us(self, monotonic: float) -> int:
+        """Turn a time of trio's clock into wall time in microseconds."""
+        return int((self.wall() - trio.current_time() + monotonic) * 1e6)

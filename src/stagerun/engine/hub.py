@@ -1,0 +1,101 @@
+"""What the actors of one run share: its identity, its ledger, and the word that it stops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from stagerun.engine.env import Env
+from stagerun.engine.ledger import Ledger, Post
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.token import CancellationToken
+from stagerun.logs import RunLog
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.status import Cause, Ending, Status
+from stagerun.rules.verdict import Stop
+from stagerun.store import writes
+from stagerun.store.driver import Store
+
+__all__ = ["Hub", "Survivor"]
+
+_SURVIVORS = 64
+"""Pieces of work of one run that may refuse to stop before the run itself is given up."""
+
+
+@define(eq=False)
+class Survivor:
+    """Work that was cut and has not stopped. Its late result is void."""
+
+    stage: str
+    item: int | None
+    cut_at: float
+    thread: bool
+    ended: bool = False
+    left: bool = False
+
+    def __str__(self) -> str:
+        where = "thread" if self.thread else "task"
+        return f"{where} of stage {self.stage}" + (f", item {self.item}" if self.item else "")
+
+
+@define(eq=False)
+class Hub:
+    """One run, as its source and its stages see it."""
+
+    id: str
+    pipeline: Pipeline
+    params: Any
+    token: CancellationToken
+    ledger: Ledger
+    recorder: Recorder
+    store: Store
+    env: Env
+    floor: trio.Nursery
+    """Where worker tasks stand: the runtime's nursery, so that none can hold its run."""
+    log: RunLog
+    on_fail: Callable[[Ending], None]
+    stop: Stop | None = None
+    """Invariant: set once, before any scope is cancelled for it."""
+    survivors: dict[Survivor, None] = field(factory=dict)
+    calm: trio.Event = field(factory=trio.Event)
+    """Set whenever a survivor has ended."""
+    epoch: float = 0.0
+    """Wall time minus trio's time, in seconds."""
+    _reported_at: float = 0.0
+
+    def post(self, post: Post, payload: Any, size: int = 0) -> None:
+        """Post to the run's ledger."""
+        self.recorder.post(self.ledger, post, payload, size)
+
+    def fail(self, cause: Cause, message: str, error: BaseException | None = None) -> None:
+        """End the run as ``failed``: something that it needs is not there."""
+        code = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
+        self.on_fail(Ending(Status.FAILED, cause, message, code))
+
+    def report(self, step: str, message: str, done: float | None, total: float | None) -> None:
+        """Keep the last report for the run's document. Any thread."""
+        self.ledger.report = (step, message, done, total)
+        self.recorder.nudge(self.ledger)
+
+    def leave_behind(self, survivor: Survivor) -> None:
+        """Count work that refuses to stop, and give the run up when there is too much of it."""
+        self.survivors[survivor] = None
+        if len(self.survivors) == _SURVIVORS:
+            message = f"{_SURVIVORS} cut attempts still run; stage {survivor.stage} does not stop"
+            self.fail(Cause.SURVIVORS, message)
+
+    def returned(self, survivor: Survivor, stage: int) -> None:
+        """Hear that cut work has ended after all, and record how late."""
+        self.survivors.pop(survivor, None)
+        late = trio.current_time() - survivor.cut_at
+        self.log.for_stage(survivor.stage).warning(
+            "%s ended %.3f s after it was cut; its result is void", survivor, late
+        )
+        if survivor.item is not None:
+            unit = writes.late(
+                self.ledger.run, self.ledger.generation, stage, survivor.item, int(late * 1e6)
+            )
+            self.recorder.write_soon(unit)
+        self.calm.set()
+        self.calm = trio.Event()

@@ -1,0 +1,287 @@
+"""How an attempt is made in each kind of stage; everything else is in ``stage.py``."""
+
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import trio
+
+from stagerun.engine.desk import Desk, Item
+from stagerun.engine.emission import Emitter
+from stagerun.engine.hub import Hub
+from stagerun.engine.keys import Keys
+from stagerun.engine.ledger import Post
+from stagerun.engine.stage import StageActor
+from stagerun.model.outcome import ItemCause, Outcome, StageOutcome
+from stagerun.model.stage import Kind, Stage
+from stagerun.rules.verdict import Ended
+from stagerun.store import codec, questions
+
+__all__ = ["CollectActor", "actor_for"]
+
+
+def actor_for(stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> StageActor:
+    """Return the actor of *stage*, by its kind."""
+    return _ACTORS[stage.kind](stage, index, hub, run_nursery)
+
+
+class EachActor(StageActor):
+    """One item in, one result out."""
+
+    def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
+        super().__init__(stage, index, hub, run_nursery)
+        self._keys = Keys(self, stage.key) if stage.key is not None else None
+
+    async def perform(self, desk: Desk) -> Any:
+        """See ``StageActor.perform``."""
+        return await call(desk, desk.items[0].value)
+
+    async def _next(self, desk: Desk) -> tuple[Item, ...] | None:
+        items = await super()._next(desk)
+        if self._keys is not None:
+            while items is not None and not await self._keys.admit(items[0]):
+                items = await super()._next(desk)
+        return items
+
+    def _more(self) -> tuple[Item, ...] | None:
+        # With keys every item goes through _next(), which looks its key up.
+        return None if self._keys is not None else self._take()
+
+
+class ManyActor(EachActor):
+    """One item in, any number of results out, each handed on at once."""
+
+    async def perform(self, desk: Desk) -> Any:
+        """See ``StageActor.perform``. The clock stands still while there is no room behind."""
+        parent = desk.items[0]
+        emitter = await Emitter.open(self, parent)
+        arguments = (parent.value, desk.context()) if self.stage.wants_ctx else (parent.value,)
+        async with aclosing(self.stage.function(*arguments)) as children:
+            async for child in children:
+                emitter.emit(child)
+                if self._must_wait() or emitter.count % 64 == 0:
+                    deadline, paused_at = desk.deadline, trio.current_time()
+                    desk.pause()
+                    await self._flow_within(desk)
+                    desk.resume(deadline, paused_at)
+        emitter.close()
+
+    async def _flow_within(self, desk: Desk) -> None:
+        """Like ``_flow``, but the attempt can still be cancelled with its run."""
+        if self.follower is not None:
+            await self.follower.room()
+        await self.hub.recorder.room()
+        await trio.lowlevel.checkpoint()
+
+    def succeed(self, item: Item, value: Any, now: float) -> None:
+        """Record that an item has given all its children; they went on by themselves."""
+        self._record(item, Outcome.OK, None, now)
+
+
+class BatchActor(StageActor):
+    """A list of items in, as many results out."""
+
+    def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
+        super().__init__(stage, index, hub, run_nursery)
+        assert stage.batch is not None  # noqa: S101 - a batch stage has its policy
+        self._size = stage.batch.size
+        self._window = stage.batch.wait
+        self._oldest = 0.0
+        """When the oldest waiting item came. Invariant: meaningless while the mailbox is empty."""
+
+    @property
+    def full(self) -> bool:
+        """See ``StageActor.full``: a whole batch must fit."""
+        return len(self._mailbox) >= max(self.stage.buffer, self._size)
+
+    def put(self, item: Item) -> None:
+        """See ``StageActor.put``: a worker begins when a batch is whole or its window closes."""
+        if not self._mailbox:
+            self._oldest = trio.current_time()
+            self.watch()
+            if self._oldest + self._window < self.due:
+                self.nudge()
+        self._mailbox.append(item)
+        if self._ripe(trio.current_time()):
+            self.summon()
+
+    def _ripe(self, now: float) -> bool:
+        return bool(self._mailbox) and (
+            self._closed or len(self._mailbox) >= self._size or now >= self._oldest + self._window
+        )
+
+    def _ready(self) -> bool:
+        return super()._ready() and self._ripe(trio.current_time())
+
+    def _take(self) -> tuple[Item, ...] | None:
+        if not self._ready():
+            return None
+        count = min(self._size, len(self._mailbox))
+        items = tuple(self._mailbox.popleft() for _ in range(count))
+        if self._mailbox:
+            self._oldest = trio.current_time()
+            self.nudge()
+        self._room.unpark_all()
+        return items
+
+    def _tend(self, now: float) -> float:
+        due = super()._tend(now)
+        if not self._mailbox:
+            return due
+        if not self._ripe(now):
+            return min(due, self._oldest + self._window)
+        self.summon()
+        return due
+
+    async def perform(self, desk: Desk) -> Any:
+        """See ``StageActor.perform``."""
+        results = await call(desk, [item.value for item in desk.items])
+        if not isinstance(results, list | tuple) or len(results) != len(desk.items):
+            got = len(results) if isinstance(results, list | tuple) else type(results).__name__
+            raise TypeError(
+                f"batch stage {self.stage.name} got {len(desk.items)} items and must return a list"
+                f" of as many results, got {got}"
+            )
+        return results
+
+    def _settle_all(
+        self, desk: Desk, *, returned: bool, value: Any, error: BaseException | None
+    ) -> None:
+        if not returned:
+            super()._settle_all(desk, returned=False, value=None, error=error)
+            return
+        self.hub.ledger.in_flight[self.index] -= len(desk.items)
+        for item, result in zip(desk.items, value, strict=True):
+            failed = result if isinstance(result, BaseException) else None
+            self.settle(desk, item, returned=failed is None, value=result, error=failed)
+        desk.end()
+
+
+class CollectActor(EachActor):
+    """All outcomes of a group in, one result out. Begins when the stage before is through."""
+
+    def welcome(self, value: Any, encoded: bytes) -> Any:
+        """See ``StageActor.welcome``: of a result, this stage takes the group alone."""
+        return self._group_of(value)
+
+    def receive(self, item: Item) -> None:
+        """Enlist an item; its value is its group by now."""
+        self._enlist(item.number, item.value)
+
+    def _group_of(self, value: Any) -> bytes:
+        assert self.stage.collect is not None  # noqa: S101 - a collect stage has its policy
+        by = self.stage.collect.by
+        return codec.encode(None if by is None else by(value))
+
+    def _enlist(self, number: int, group: bytes) -> None:
+        self.hub.post(Post.MEMBER, (self.hub.ledger.run, self.index, group, number))
+
+    def miss(self, item: Item, outcome: Outcome) -> None:
+        """Enlist an item without a result by the value it went in with; skipped ones too."""
+        try:
+            self._enlist(item.number, self._group_of(item.value))
+        except Exception as error:  # noqa: BLE001 - `by` is made for results and may raise here
+            self.log.warning(
+                "item %d (%s) is in no group: by raised %s",
+                item.number,
+                outcome.label,
+                codec.words(error),
+                item=item.number,
+            )
+
+    async def perform(self, desk: Desk) -> Any:
+        """See ``StageActor.perform``."""
+        group = desk.items[0]
+        key = codec.encode(group.value)
+        run, before = self.hub.ledger.run, self.index - 1
+        sums = await self.hub.store.ask(questions.group_sums(run, before, self.index, key))
+        judged = sum(sums.values()) - sums.get(Outcome.SKIPPED, 0)
+        if sums.get(Outcome.OK, 0) < self.stage.least_ok * judged:
+            raise _TooFewError(
+                f"{sums.get(Outcome.OK, 0)} of {judged} outcomes of the group are ok,"
+                f" least_ok of stage {self.stage.name} asks for {self.stage.least_ok:.0%}"
+            )
+        async with aclosing(self._members(key)) as members:
+            return await call(desk, members)
+
+    async def _members(self, key: bytes) -> AsyncIterator[StageOutcome]:
+        run, before, after = self.hub.ledger.run, self.index - 1, 0
+        while True:
+            page = await self.hub.store.ask(
+                questions.group_page(run, before, self.index, key, after)
+            )
+            for member in page:
+                yield member
+            if not page:
+                return
+            after = page[-1].item
+
+    def fail(self, item: Item, ended: Ended, error: BaseException | None) -> None:
+        """See ``StageActor.fail``; a group that came up short has a cause of its own."""
+        if isinstance(error, _TooFewError):
+            ended = Ended(ended.outcome, ItemCause.LEAST_OK, str(error))
+            error = None
+        super().fail(item, ended, error)
+
+
+class _TooFewError(Exception):
+    """A group has fewer successes than its stage asks for; trying again changes nothing."""
+
+
+async def call(desk: Desk, value: Any) -> Any:
+    """Call the stage's function with *value*, and with a context where it takes one."""
+    stage = desk.actor.stage
+    arguments = (value, desk.context()) if stage.wants_ctx else (value,)
+    if stage.mode == "async":
+        return await stage.function(*arguments)
+    if stage.mode == "inline":
+        return stage.function(*arguments)
+    result = await _in_thread(desk, functools.partial(stage.function, *arguments))
+    if inspect.isawaitable(result):
+        raise TypeError(f"stage {stage.name} returned an awaitable from a thread: make it async")
+    return result
+
+
+async def _in_thread(desk: Desk, function: Callable[[], Any]) -> Any:
+    """Run *function* in a thread that is left behind, and counted, when the attempt is cut."""
+    survivor = desk.survivor(thread=True)
+    hub, index = desk.actor.hub, desk.actor.index
+    host = trio.lowlevel.current_trio_token()
+
+    def work() -> Any:
+        try:
+            return function()
+        finally:
+            survivor.ended = True
+            if survivor.left:
+                tell(host, hub.returned, survivor, index)
+
+    if desk.limiter is None:
+        desk.limiter = trio.CapacityLimiter(1)
+    try:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=desk.limiter)
+    except trio.Cancelled:
+        desk.limiter = None  # the thread that is left behind keeps its token
+        survivor.left = True
+        if not survivor.ended:
+            survivor.cut_at = trio.current_time()
+            hub.leave_behind(survivor)
+        raise
+
+
+def tell(host: trio.lowlevel.TrioToken, hear: Callable[..., None], *arguments: Any) -> None:
+    """Call *hear* in the engine's thread; nobody hears it once that has ended."""
+    try:
+        host.run_sync_soon(hear, *arguments)
+    except trio.RunFinishedError:
+        return
+
+
+_ACTORS: dict[Kind, type[StageActor]] = {
+    Kind.EACH: EachActor,
+    Kind.MANY: ManyActor,
+    Kind.BATCH: BatchActor,
+    Kind.COLLECT: CollectActor,
+}

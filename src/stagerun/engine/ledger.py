@@ -1,0 +1,259 @@
+"""The sums of one generation of a run, as its next commit leaves them on disk.
+
+The engine posts what happened; the persistence actor takes it, keeps the sums, and writes both in
+one transaction. So the sums on disk hold at every commit, and nobody counts twice.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from itertools import pairwise
+from typing import Any
+
+from attrs import define, field, frozen
+
+from stagerun.model.outcome import Outcome
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.stage import Kind
+from stagerun.model.status import Counts, Ending
+from stagerun.rules.progress import percent
+from stagerun.store import writes
+from stagerun.store.transaction import Rows, Statement, Unit
+
+__all__ = ["Ledger", "Line", "Post", "Snapshot"]
+
+_LABELS = [outcome.label for outcome in Outcome]
+_LINES = 1_000
+"""Log lines that may wait for a commit; older ones are dropped and counted."""
+_PROGRESS_EVERY = 250_000
+"""Microseconds between two progress events of a run."""
+
+
+class Post(Enum):
+    """What can be posted to a ledger. The first six are rows of the table of that name."""
+
+    ITEM = "items"
+    RESULT = "results"
+    FAILURE = "failures"
+    EMISSION = "emissions"
+    MEMBER = "members"
+    KEY = "keys"
+    ACCEPTED = auto()
+    GROUPS = auto()
+    STAGE = auto()
+    FIRST = auto()
+    STATEMENT = auto()
+    ENDING = auto()
+    NUDGE = auto()
+
+
+@frozen
+class Line:
+    """One log line that is kept with its run."""
+
+    at: int
+    level: str
+    stage: str | None
+    item: int | None
+    text: str
+
+
+@frozen
+class Snapshot:
+    """The committed state of a generation: what every reader sees."""
+
+    counts: tuple[Counts, ...]
+    percent: float | None = None
+    source_length: int | None = None
+    ending: Ending | None = None
+
+
+@define(eq=False)
+class Ledger:
+    """Written by the persistence actor alone, except where a field says otherwise."""
+
+    run: int
+    generation: int
+    pipeline: Pipeline
+    in_flight: list[int]
+    """Written by: the stage actors. Items under way, per stage."""
+    source_length: int | None = None
+    """Written by: the source, before it posts the acceptance."""
+    report: tuple[str, str, float | None, float | None] | None = None
+    """Written by: any thread. The last report: step, message, done, total."""
+    lines: deque[Line] = field(factory=lambda: deque(maxlen=_LINES))
+    """Written by: any thread. Log lines on their way to the disk."""
+
+    published: Snapshot = field(init=False)
+    """Written by: the recorder, in the engine's thread. What is committed; readers look here."""
+    fenced: bool = False
+    """Written by: as above. Somebody else has ended the generation: stop, nothing counts here."""
+    listener: Callable[[], None] | None = None
+    """Called in the engine's thread after each commit of this generation."""
+
+    accepted: list[int] = field(init=False)
+    settled: list[list[int]] = field(init=False)
+    events: int = field(init=False, default=0)
+    highest: float | None = None
+    ending: Ending | None = None
+    _rows: dict[Post, list[Any]] = field(init=False, factory=dict)
+    _firsts: list[Statement] = field(init=False, factory=list)
+    """What must be done before this batch's rows are written."""
+    _others: list[Statement] = field(init=False, factory=list)
+    """What must be done after them."""
+    _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
+    _dirty: set[int] = field(init=False, factory=set)
+    _feeds: list[bool] = field(init=False)
+    _progress_at: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        stages = self.pipeline.stages
+        self.accepted = [0] * len(stages)
+        self.settled = [[0] * len(Outcome) for _ in stages]
+        # Whether an `ok` of a stage is at once an acceptance by the next one.
+        self._feeds = [
+            stage.kind is not Kind.MANY and follower.kind is not Kind.COLLECT
+            for stage, follower in pairwise(stages)
+        ] + [False]
+        self.published = self.snapshot()
+
+    def accept_stored(self, count: int) -> None:
+        """Begin with items that were stored before the run began."""
+        self.accepted[0] = count
+        self._dirty.add(0)
+        self.published = self.snapshot()
+
+    def publish(self, snapshot: Snapshot | None) -> None:
+        """Make *snapshot* what readers see; None: the fence refused the commit."""
+        if snapshot is None:
+            self.fenced = True
+        else:
+            self.published = snapshot
+        if self.listener is not None:
+            self.listener()
+
+    def take(self, post: Post, payload: Any) -> None:
+        """Take one message into the sums and towards the next commit."""
+        if post is Post.ITEM:
+            stage, outcome = payload[1], payload[4]
+            self.settled[stage][outcome] += 1
+            if outcome == Outcome.OK and self._feeds[stage]:
+                self.accepted[stage + 1] += 1
+                self._dirty.add(stage + 1)
+            self._dirty.add(stage)
+            self._add(post, payload)
+        elif post is Post.EMISSION:
+            if payload[1] < len(self.accepted):  # the last stage's children go nowhere
+                self.accepted[payload[1]] += 1
+                self._dirty.add(payload[1])
+            self._add(post, payload)
+        elif isinstance(post.value, str):
+            self._add(post, payload)
+        else:
+            self._take_rare(post, payload)
+
+    def _add(self, post: Post, row: Any) -> None:
+        rows = self._rows.get(post)
+        if rows is None:
+            rows = self._rows[post] = []
+        rows += row
+
+    def _take_rare(self, post: Post, payload: Any) -> None:
+        match post:
+            case Post.ACCEPTED:
+                self.accepted[0] += payload
+                self._dirty.add(0)
+            case Post.GROUPS:
+                stage, count, statement = payload
+                self.accepted[stage] += count
+                self._dirty.add(stage)
+                self._others.append(statement)
+            case Post.FIRST:
+                self._firsts.append(payload)
+            case Post.STATEMENT:
+                self._others.append(payload)
+            case Post.STAGE:
+                at, name, status, statement = payload
+                self._others.append(statement)
+                self._event(at, "stage", status, stage=name)
+            case Post.ENDING:
+                at, self.ending, statement = payload
+                self._others.append(statement)
+                self._dirty.update(range(len(self.accepted)))
+                self._event(at, "run", self.ending.status.value)
+
+    def _event(
+        self,
+        at: int,
+        kind: str,
+        body: str,
+        *,
+        level: str | None = None,
+        stage: str | None = None,
+        item: int | None = None,
+    ) -> None:
+        self.events += 1
+        self._fresh.append(
+            (self.run, self.events, self.generation, at, kind, level, stage, item, body)
+        )
+
+    def unit(self, now: int) -> Unit:
+        """Return everything taken since the last one, as statements under the run's fence."""
+        self._take_lines()
+        counts = self.counts()
+        self._take_progress(now, counts)
+        body: list[Statement | Rows] = [*self._firsts]
+        body += [
+            Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
+            for post, rows in self._rows.items()
+        ]
+        if self._fresh:
+            flat = [value for event in self._fresh for value in event]
+            body.append(Rows(writes.INSERT["events"], writes.WIDTH["events"], flat))
+            body.append(writes.last_event(self.run, self.events, self.source_length))
+        body += [
+            writes.stage_counts(self.run, self.generation, stage, counts[stage])
+            for stage in sorted(self._dirty)
+        ]
+        guard = writes.touch(self.run, self.generation, now, self.highest, self.report)
+        body += self._others
+        self._rows, self._firsts, self._others, self._fresh = {}, [], [], []
+        self._dirty = set()
+        return Unit(guard, body)
+
+    def _take_lines(self) -> None:
+        while self.lines:
+            line = self.lines.popleft()
+            self._event(
+                line.at, "log", line.text, level=line.level, stage=line.stage, item=line.item
+            )
+
+    def _take_progress(self, now: int, counts: tuple[Counts, ...]) -> None:
+        weights = [stage.weight for stage in self.pipeline.stages]
+        estimate = percent(weights, counts, self.source_length)
+        if estimate is not None:
+            self.highest = max(estimate, self.highest or 0.0)
+        if self._dirty and now - self._progress_at >= _PROGRESS_EVERY:
+            self._progress_at = now
+            sums = {c.name: [c.accepted, *(getattr(c, label) for label in _LABELS)] for c in counts}
+            body = json.dumps({"percent": self.highest, "stages": sums})
+            self._event(now, "progress", body)
+
+    def counts(self) -> tuple[Counts, ...]:
+        """Return the sums per stage. What is under way can never exceed what is unsettled."""
+        return tuple(
+            Counts(
+                name=stage.name,
+                accepted=accepted,
+                in_flight=0 if self.ending else min(under_way, accepted - sum(outcomes)),
+                **dict(zip(_LABELS, outcomes, strict=True)),
+            )
+            for stage, accepted, outcomes, under_way in zip(
+                self.pipeline.stages, self.accepted, self.settled, self.in_flight, strict=True
+            )
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Return what the unit just built leaves on disk."""
+        return Snapshot(self.counts(), self.highest, self.source_length, self.ending)

@@ -1,0 +1,182 @@
+"""The channel from the engine to the persistence actor: bounded, in order, losing nothing.
+
+The engine posts (never waiting), and waits for ``room()`` between items; the persistence actor
+composes what was posted into one transaction and hears about it here when it is durable.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+from attrs import define, field, frozen
+
+from stagerun.engine.env import Env
+from stagerun.engine.ledger import Ledger, Post, Snapshot
+from stagerun.errors import StoreError
+from stagerun.logs import RunLog
+from stagerun.store.driver import Store
+from stagerun.store.transaction import Receipt, Transaction, Unit
+
+__all__ = ["Recorder"]
+
+_ROWS = 5_000
+"""Messages that may wait for their commit; then the stages wait."""
+_BYTES = 16 * 2**20
+"""The same in bytes of results."""
+_BATCH = 4_000
+"""Messages of one transaction at most, so that no commit keeps the next one waiting for long."""
+
+
+@define(eq=False)
+class _Ticket:
+    """Somebody waits until all that was posted before is durable."""
+
+    done: trio.Event = field(factory=trio.Event)
+    refused: bool = False
+    returned: Sequence[Any] = ()
+
+
+@frozen
+class _Composed:
+    """What a transaction holds, to be told apart when its receipt comes."""
+
+    units: tuple[tuple[Ledger | None, Snapshot | None, list[_Ticket]], ...]
+    messages: int
+    size: int
+
+
+class Recorder:
+    """Takes what is to be stored, and tells what has been."""
+
+    def __init__(self, store: Store, env: Env) -> None:
+        self._store = store
+        self._env = env
+        self._inbox: deque[tuple[Ledger | None, Any, Any, int]] = deque()
+        self._composed: deque[_Composed] = deque()
+        self._lot = trio.lowlevel.ParkingLot()
+        # Written by: the engine's thread only, so that they need no lock.
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._trouble: str | None = None
+        self._tickets: set[_Ticket] = set()
+        self._broken: StoreError | None = None
+
+    # -- the engine's side --------------------------------------------------------------------
+
+    def post(self, ledger: Ledger, post: Post, payload: Any, size: int = 0) -> None:
+        """Hand something over for storing. Never waits; look at ``full`` between items."""
+        self._waiting += 1
+        self._waiting_bytes += size
+        self._inbox.append((ledger, post, payload, size))
+        self._store.wake()
+
+    def nudge(self, ledger: Ledger) -> None:
+        """Have *ledger*'s report and log lines stored. Any thread; takes no room."""
+        self._inbox.append((ledger, Post.NUDGE, None, -1))
+        self._store.wake()
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait for ``room()`` before going on."""
+        return self._waiting >= _ROWS or self._waiting_bytes >= _BYTES
+
+    async def room(self) -> None:
+        """Wait until less is waiting than may wait."""
+        while self.full and self._broken is None:
+            await self._lot.park()
+
+    async def flush(self, ledger: Ledger) -> bool:
+        """Wait until everything posted for *ledger* is durable; False when it was refused."""
+        return not (await self._passed(ledger, None)).refused
+
+    async def write(self, unit: Unit) -> Sequence[Any] | None:
+        """Store a unit of its own; return what its guard returned, or None when it refused."""
+        ticket = await self._passed(None, unit)
+        return None if ticket.refused else ticket.returned
+
+    def write_soon(self, unit: Unit) -> None:
+        """Store a unit of its own without waiting for it."""
+        self._inbox.append((None, _Ticket(), unit, -1))
+        self._store.wake()
+
+    async def _passed(self, ledger: Ledger | None, unit: Unit | None) -> _Ticket:
+        ticket = _Ticket()
+        self._tickets.add(ticket)
+        self._inbox.append((ledger, ticket, unit, -1))
+        self._store.wake()
+        try:
+            if self._broken is None:
+                await ticket.done.wait()
+        finally:
+            self._tickets.discard(ticket)
+        if self._broken is not None:
+            raise self._broken
+        return ticket
+
+    def fail(self, error: StoreError) -> None:
+        """Let everybody who waits know that nothing will ever be committed again."""
+        self._broken = error
+        for ticket in self._tickets:
+            ticket.done.set()
+        self._lot.unpark_all()
+
+    def committed(self, receipt: Receipt) -> None:
+        """See ``Composer.committed``: publish what is durable now, and let those who wait go on."""
+        composed = self._composed.popleft()
+        self._waiting -= composed.messages
+        self._waiting_bytes -= composed.size
+        for (ledger, snapshot, tickets), guard in zip(composed.units, receipt.guards, strict=True):
+            for ticket in tickets:
+                ticket.refused = guard is None
+                ticket.returned = guard or ()
+                ticket.done.set()
+            if ledger is not None and snapshot is not None:
+                ledger.publish(None if guard is None else snapshot)
+        if self._trouble is not None:
+            self._trouble = None
+            RunLog(now=self._env.now_us).warning("the database takes commits again")
+        if not self.full:
+            self._lot.unpark_all()
+
+    def troubled(self, problem: str) -> None:
+        """See ``Composer.troubled``."""
+        if problem != self._trouble:
+            self._trouble = problem
+            RunLog(now=self._env.now_us).error(
+                "the database refuses a commit: %s. Runs wait and nothing is lost;"
+                " it is tried again until it succeeds",
+                problem,
+            )
+
+    # -- the persistence actor's side -----------------------------------------------------------
+
+    def compose(self) -> Transaction | None:
+        """See ``Composer.compose``: drain the channel into one transaction."""
+        tickets: dict[Ledger, list[_Ticket]] = {}
+        alone: list[tuple[Unit, _Ticket]] = []
+        messages = size = 0
+        for _ in range(min(len(self._inbox), _BATCH)):
+            ledger, post, payload, weight = self._inbox.popleft()
+            if ledger is None:
+                alone.append((payload, post))
+                continue
+            waiting = tickets.setdefault(ledger, [])
+            if weight < 0:
+                if post is not Post.NUDGE:
+                    waiting.append(post)
+                continue
+            messages += 1
+            size += weight
+            ledger.take(post, payload)
+        if not tickets and not alone:
+            return None
+        now = self._env.now_us()
+        units = [unit for unit, _ in alone]
+        units += [ledger.unit(now) for ledger in tickets]
+        parts: list[tuple[Ledger | None, Snapshot | None, list[_Ticket]]] = [
+            (None, None, [ticket]) for _, ticket in alone
+        ]
+        parts += [(ledger, ledger.snapshot(), waiting) for ledger, waiting in tickets.items()]
+        self._composed.append(_Composed(tuple(parts), messages, size))
+        return Transaction(tuple(units))

@@ -1,0 +1,262 @@
+"""One run: its supervision tree, its life from the first item to its ending, and its handle.
+
+The tree, as it stands while a run is under way::
+
+    runtime nursery ("the floor")
+    ├── persistence actor            store.run, see store/aio.py
+    ├── run 3f2a…                    RunActor.conduct: source, then draining stage after stage
+    │   └── the run's nursery
+    │       ├── stage fetch          StageActor.serve: deadlines, pauses, batches
+    │       └── stage parse          (begun with the stage's first item, ended when it is drained)
+    ├── worker of stage fetch        StageActor._work, under a scope that its stage actor cancels
+    ├── worker of stage fetch        (begun for waiting items, gone when there are none)
+    └── worker of stage parse
+
+User code runs in workers only. What restarts is what owns something foreign: a resource.
+"""
+
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+
+from stagerun.engine.desk import Item
+from stagerun.engine.hub import Hub
+from stagerun.engine.kinds import actor_for
+from stagerun.engine.ledger import Post
+from stagerun.engine.source import Source, read
+from stagerun.engine.stage import StageActor
+from stagerun.errors import StoreError
+from stagerun.model.stage import Kind
+from stagerun.model.status import Cause, Counts, Ending, Result, Status
+from stagerun.rules.lifecycle import conclude, stage_status
+from stagerun.rules.verdict import Stop
+from stagerun.store import codec, questions, writes
+
+__all__ = ["RunActor"]
+
+_MARGIN = 0.5
+"""Seconds beyond the grace after which a run's ending is written whatever still runs."""
+
+_STOPS = {
+    Status.CANCELLED: Stop.REQUESTED,
+    Status.TIMED_OUT: Stop.RUN_DEADLINE,
+    Status.INTERRUPTED: Stop.SHUTDOWN,
+    Status.FAILED: Stop.RUN_FAILED,
+}
+
+
+class RunActor:
+    """Conducts one generation of a run."""
+
+    def __init__(self, hub: Hub, source: Source) -> None:
+        self.hub = hub
+        self.source = source
+        self.actors: list[StageActor] = []
+        self.done = trio.Event()
+        """Set when the ending is committed, or known never to be."""
+        self.error: StoreError | None = None
+        self._scope = trio.CancelScope(shield=True)
+        self._asked: Ending | None = None
+        """The ending that a stop asks for. Invariant: set once, the first stop wins."""
+        self._asked_at = 0.0
+        self._began = 0.0
+
+    # -- the life of a run ----------------------------------------------------------------------
+
+    async def conduct(self) -> None:
+        """Work off the source, stage after stage, and write the ending once and for all."""
+        self._began = trio.current_time()
+        hub = self.hub
+        hub.epoch = hub.env.wall() - self._began
+        hub.log.info("run started: pipeline %s", hub.pipeline.name)
+        remove = hub.token.add_callback(self._token_cancelled())
+        try:
+            with trio.CancelScope(shield=True):
+                async with trio.open_nursery() as nursery:
+                    self._cast(nursery)
+                    ending = await self._work()
+                await self._write_ending(ending)
+        except StoreError as error:
+            self.error = error  # open_runtime raises it; whoever waits for this run gets it too
+        finally:
+            remove()
+            self.done.set()
+
+    def _cast(self, nursery: trio.Nursery) -> None:
+        """Make the stage actors, each knowing the one behind it."""
+        stages = enumerate(self.hub.pipeline.stages)
+        self.actors = [actor_for(stage, index, self.hub, nursery) for index, stage in stages]
+        for actor, follower in zip(self.actors, self.actors[1:], strict=False):
+            actor.follower = follower
+
+    async def _work(self) -> Ending:
+        """Feed and drain under the run's deadline; return how the run ends."""
+        limit = self.hub.pipeline.deadline
+        deadline = math.inf if limit is None else self._began + limit
+        broken = None
+        with self._scope:
+            self._scope.deadline = deadline
+            if self._asked is None:
+                broken = await read(self.source, self.hub, self.actors[0])
+                for actor in self.actors:
+                    await self._drain(actor)
+        if self._asked is None and self._scope.cancelled_caught:
+            message = f"the run's deadline of {limit:g} s passed"
+            self.stop(Ending(Status.TIMED_OUT, Cause.RUN_DEADLINE, message))
+        if self._asked is not None:
+            await self._halt()
+            return self._asked
+        await self.hub.recorder.flush(self.hub.ledger)
+        return conclude(self.hub.pipeline, self.hub.ledger.published.counts, broken)
+
+    async def _drain(self, actor: StageActor) -> None:
+        """Wait until nothing is left to do in a stage. A collect stage begins only now."""
+        if actor.stage.kind is Kind.COLLECT:
+            await self._feed_groups(actor)
+        actor.close()
+        await actor.drained.wait()
+        await self.hub.recorder.flush(self.hub.ledger)
+        self._finish_stage(actor, self.hub.ledger.published.counts[actor.index], None)
+
+    async def _feed_groups(self, actor: StageActor) -> None:
+        """Make the groups of a collect stage its items: all members are stored by now."""
+        hub, index = self.hub, actor.index
+        count = await hub.store.ask(questions.group_count(hub.ledger.run, index))
+        if not count:
+            return
+        hub.post(Post.GROUPS, (index, count, writes.groups(hub.ledger.run, index, count)))
+        await hub.recorder.flush(hub.ledger)
+        after = b""
+        while page := await hub.store.ask(questions.made_items(hub.ledger.run, index, 0, after)):
+            for ident, number, key in page:
+                after, group = ident, codec.decode(key)
+                actor.put(Item(number, group, key=group))
+                if actor.full:
+                    await actor.room()
+
+    # -- stopping -------------------------------------------------------------------------------
+
+    def stop(self, ending: Ending) -> None:
+        """Ask the run to end in this way. The first one wins; a finished run does not hear it."""
+        if self._asked is not None or self.done.is_set():
+            return
+        self._asked, self._asked_at = ending, trio.current_time()
+        self.hub.stop = _STOPS[ending.status]
+        self.hub.log.info("run is asked to stop (%s): %s", ending.cause.value, ending.message)
+        ledger = self.hub.ledger
+        statement = writes.request_stop(ledger.run, ledger.generation, self.hub.env.now_us())
+        self.hub.post(Post.STATEMENT, statement)
+        self._scope.cancel(reason=ending.message)
+        self.hub.token.cancel(ending.message)
+
+    async def _halt(self) -> None:
+        """Stop the stages: by the token, then by their scopes, then by leaving them behind."""
+        assert self._asked is not None  # noqa: S101 - set by stop()
+        at_once = self._asked.status in (Status.TIMED_OUT, Status.FAILED)
+        forced_at = self._asked_at + (0.0 if at_once else self.hub.pipeline.grace)
+        end_at = self._asked_at + self.hub.pipeline.grace + _MARGIN
+        for actor in self.actors:
+            actor.stop(at_once=at_once)
+        with trio.move_on_at(forced_at):
+            await self._all_quiet()
+        for actor in self.actors:
+            actor.stop(at_once=True)
+        with trio.move_on_at(end_at):
+            await self._all_quiet()
+        for actor in self.actors:
+            actor.abandon_all()
+
+    async def _all_quiet(self) -> None:
+        for actor in self.actors:
+            await actor.drained.wait()
+        while self.hub.survivors:
+            await self.hub.calm.wait()
+
+    def _token_cancelled(self) -> Any:
+        """Return the callback for a token that somebody else cancels, in whichever thread."""
+        host = trio.lowlevel.current_trio_token()
+
+        def hear() -> None:
+            reason = self.hub.token.reason or "cancelled"
+            self.stop(Ending(Status.CANCELLED, Cause.TOKEN, reason))
+
+        def callback() -> None:
+            if self._asked is not None:
+                return
+            try:
+                host.run_sync_soon(hear)
+            except trio.RunFinishedError:
+                return
+
+        return callback
+
+    # -- the ending -----------------------------------------------------------------------------
+
+    async def _write_ending(self, ending: Ending) -> None:
+        """Write how the generation ends. Once committed it never changes."""
+        hub, ledger = self.hub, self.hub.ledger
+        await hub.recorder.flush(ledger)
+        counts = ledger.published.counts
+        for actor in self.actors:
+            if actor.finished_as is None:
+                self._finish_stage(actor, counts[actor.index], ending)
+        now = hub.env.now_us()
+        statement = writes.end(
+            ledger.run,
+            ledger.generation,
+            ending,
+            now=now,
+            stopped_at=None if hub.survivors else now,
+            survivors=[str(survivor) for survivor in hub.survivors],
+        )
+        seconds = trio.current_time() - self._began
+        speak = hub.log.info if ending.status is Status.SUCCEEDED else hub.log.error
+        speak("run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
+        hub.post(Post.ENDING, (now, ending, statement))
+        await hub.recorder.flush(ledger)
+
+    def _finish_stage(self, actor: StageActor, counts: Counts, ending: Ending | None) -> None:
+        status = stage_status(actor.stage, counts, ending)
+        actor.finish(status, counts)
+
+    def let_go(self) -> None:
+        """Leave even the tasks of work that does not stop, as far as they can be left."""
+        for actor in self.actors:
+            actor.abandon_all()
+
+    def result(self) -> Result:
+        """Return how the run ended, from committed data.
+
+        Raises:
+            StoreError: The database was lost before the ending could be written.
+        """
+        if self.error is not None:
+            raise self.error
+        published = self.hub.ledger.published
+        if published.ending is None:
+            raise StoreError(
+                f"run {self.hub.id} was ended by another process: `stagerun show` has its ending"
+            )
+        return Result(
+            id=self.hub.id,
+            pipeline=self.hub.pipeline.name,
+            generation=self.hub.ledger.generation,
+            ending=published.ending,
+            stages=published.counts,
+            seconds=trio.current_time() - self._began,
+            read=self.results,
+        )
+
+    async def results(self) -> AsyncIterator[Any]:
+        """Iterate over the last stage's stored results, in item order."""
+        stage = self.hub.pipeline.stages[-1]
+        index, after = len(self.hub.pipeline.stages) - 1, 0
+        many = stage.kind is Kind.MANY
+        while page := await self.hub.store.ask(
+            questions.last_results(self.hub.ledger.run, index, after, children=many)
+        ):
+            for number, encoded in page:
+                yield codec.decode(encoded)
+                after = number

@@ -1,0 +1,357 @@
+"""The runtime: one database, one persistence actor, and any number of runs beside each other."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import frozen
+
+from stagerun import logs
+from stagerun.engine.env import Env
+from stagerun.engine.handle import Run
+from stagerun.engine.hub import Hub
+from stagerun.engine.ledger import Ledger, Line
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.run import RunActor
+from stagerun.engine.source import Source, source_of
+from stagerun.engine.token import CancellationToken
+from stagerun.errors import RuntimeClosedError, StoreError, UsageError
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.status import Cause, Ending, Status
+from stagerun.rules.settings import apply_settings, unknown_settings
+from stagerun.store import codec, questions, writes
+from stagerun.store.driver import Store
+
+__all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
+
+_NAME_EVERY = 5.0
+"""Seconds between two lines that name what keeps the runtime from being left."""
+_CHUNK = 10_000
+"""Items of a list that are stored in one transaction at most."""
+
+
+@frozen
+class RuntimeStatistics:
+    """What a runtime has under way at this moment."""
+
+    runs: int
+    workers: int
+    survivors: int
+
+
+@asynccontextmanager
+async def open_runtime(
+    database: str | Path = "stagerun.db", *, env: Env | None = None, store: Store | None = None
+) -> AsyncIterator["Runtime"]:
+    """Open a database and run pipelines on it, in any trio program.
+
+    Leaving the block is a graceful shutdown: runs get their grace, and what has not ended by then
+    becomes ``interrupted``. Cancelling the block is the same.
+
+    Args:
+        database: A file; it is created when there is none. Its folder must exist.
+        env: The world as the engine sees it; for simulations.
+        store: Another driver than aiosqlite; for simulations.
+
+    Raises:
+        StoreError: The database cannot be opened, or was lost on the way.
+        SettingError: An environment variable of stagerun's holds a bad value.
+    """
+    env = env or Env()
+    store = store or _default_store(database)
+    recorder = Recorder(store, env)
+    with logs.install(env.environ):
+        try:
+            async with trio.open_nursery() as floor:
+                await floor.start(_persist, store, recorder)
+                runtime = Runtime(store, recorder, env, floor)
+                await runtime._register()  # noqa: SLF001 - half of its construction is async
+                try:
+                    yield runtime
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await runtime._shut_down()  # noqa: SLF001 - as above
+                        store.stop()
+        except BaseExceptionGroup as group:
+            error = _only(group)
+            if error is None:
+                raise
+            raise error from error.__cause__
+
+
+def _default_store(database: str | Path) -> Store:
+    from stagerun.store.aio import AioStore  # noqa: PLC0415 - asyncio is loaded when first needed
+
+    return AioStore(database)
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the one exception of a group, however deep; None when there are more."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        if len(found.exceptions) != 1:
+            return None
+        found = found.exceptions[0]
+    return found
+
+
+async def _persist(store: Store, recorder: Recorder, *, task_status: trio.TaskStatus[None]) -> None:
+    """Run the persistence actor. Its failure is the runtime's, and nobody waits for it in vain."""
+    with trio.CancelScope(shield=True):
+        try:
+            await store.run(recorder, task_status=task_status)
+        except StoreError as error:
+            recorder.fail(error)
+            raise
+        except Exception as error:
+            broken = StoreError(f"the persistence actor failed: {codec.words(error)}")
+            recorder.fail(broken)
+            raise broken from error
+
+
+class Runtime:
+    """Starts runs and knows those under way. Made by ``open_runtime``."""
+
+    def __init__(self, store: Store, recorder: Recorder, env: Env, floor: trio.Nursery) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._env = env
+        self._floor = floor
+        self._owner = 0
+        self._runs: dict[str, RunActor] = {}
+        self._closing = False
+
+    async def start(
+        self,
+        pipeline: Pipeline,
+        items: Any = None,
+        *,
+        params: Any = None,
+        labels: Mapping[str, str] | None = None,
+        key: str | None = None,
+        token: CancellationToken | None = None,
+        target: str | None = None,
+    ) -> Run:
+        """Start a run; when this returns, the run is on disk, and so are items given as a list.
+
+        Args:
+            pipeline: What to run.
+            items: A list (stored now), an iterator (each item stored when accepted) or a function
+                giving an iterable; None: the pipeline's own source.
+            params: Anything storable; given to the source and, as ``ctx.params``, to every stage.
+            labels: Text to text, for example project and customer; runs can be filtered by them.
+            key: Makes repeated starts one: a second call returns the first run.
+            token: The host's own token; its cancellation cancels the run.
+            target: Where the pipeline can be found again, ``module:name``; for commands.
+
+        Raises:
+            RuntimeClosedError: The runtime is being left.
+            SettingError: An environment variable holds a bad value.
+            UsageError: Items, params or labels are not of a kind that can be used.
+        """
+        if self._closing:
+            raise RuntimeClosedError("the runtime is being left and takes no new runs")
+        pipeline = apply_settings(pipeline, self._env.environ)
+        for warning in unknown_settings(pipeline, self._env.environ):
+            logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
+        source = _source(pipeline, items)
+        encoded, checked = _params(params), _labels(labels or {})
+        identifier = self._env.new_id()
+        returned = await self._recorder.write(
+            writes.create_run(
+                identifier=identifier,
+                pipeline=pipeline,
+                owner=self._owner,
+                now=self._env.now_us(),
+                params=encoded,
+                labels=checked,
+                source=source.kind,
+                source_length=source.length,
+                target=target,
+                request_key=key,
+                queued=source.kind == "stored",
+            )
+        )
+        if returned is None:
+            return await self._known(key, pipeline)
+        number = int(returned[0])
+        if source.kind == "stored":
+            await self._store_items(number, source)
+        hub = self._hub(identifier, number, pipeline, params, token, source)
+        actor = RunActor(hub, source)
+        hub.on_fail = actor.stop
+        self._runs[identifier] = actor
+        self._floor.start_soon(self._conduct, actor, name=f"run {identifier}")
+        return Run(actor)
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return how much is under way now."""
+        actors = self._runs.values()
+        return RuntimeStatistics(
+            runs=len(actors),
+            workers=sum(sum(a.hub.ledger.in_flight) for a in actors),
+            survivors=sum(len(a.hub.survivors) for a in actors),
+        )
+
+    def tree(self) -> str:
+        """Draw the supervision tree as it stands now, a task a line."""
+        lines = ["runtime", *_branches(self._floor)]
+        return "\n".join(lines)
+
+    # -- the parts of start() -------------------------------------------------------------------
+
+    def _hub(
+        self,
+        identifier: str,
+        number: int,
+        pipeline: Pipeline,
+        params: Any,
+        token: CancellationToken | None,
+        source: Source,
+    ) -> Hub:
+        ledger = Ledger(
+            number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
+        )
+        if source.kind == "stored":
+            ledger.accept_stored(source.length or 0)
+
+        def keep(at: int, level: int, stage: str | None, item: Any, text: str) -> None:
+            name = _LEVELS.get(level, str(level))
+            ledger.lines.append(
+                Line(at, name, stage, item if isinstance(item, int) else None, text)
+            )
+            self._recorder.nudge(ledger)
+
+        log = logs.RunLog(pipeline=pipeline.name, run=identifier, sink=keep, now=self._env.now_us)
+        return Hub(
+            id=identifier,
+            pipeline=pipeline,
+            params=params,
+            token=CancellationToken() if token is None else CancellationToken(token),
+            ledger=ledger,
+            recorder=self._recorder,
+            store=self._store,
+            env=self._env,
+            floor=self._floor,
+            log=log,
+            on_fail=_unreachable,
+        )
+
+    async def _store_items(self, run: int, source: Source) -> None:
+        """Store a list in chunks; the run begins with the last one."""
+        encoded, first = [], 1
+        for position, value in enumerate(source.items, 1):
+            try:
+                encoded.append(codec.encode(value))
+            except Exception as error:
+                await self._refuse(run, f"item {position} cannot be stored: {codec.words(error)}")
+                raise UsageError(
+                    f"item {position} of the list cannot be stored ({codec.words(error, 300)}):"
+                    " give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
+                ) from error
+            if len(encoded) == _CHUNK and position < len(source.items):
+                await self._recorder.write(writes.more_items(run, first, encoded))
+                encoded, first = [], position + 1
+        rows = writes.store_items(run, first, encoded)
+        await self._recorder.write(writes.begin(run, 1, self._env.now_us(), rows))
+
+    async def _refuse(self, run: int, message: str) -> None:
+        ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
+        await self._recorder.write(writes.end_queued(run, 1, ending, self._env.now_us()))
+
+    async def _known(self, key: str | None, pipeline: Pipeline) -> Run:
+        assert key is not None  # noqa: S101 - only a key makes a start be refused
+        known = await self._store.ask(questions.run_of_key(key))
+        actor = None if known is None else self._runs.get(known[0])
+        if actor is None:
+            identifier = "?" if known is None else known[0]
+            raise UsageError(
+                f"key {key!r} belongs to run {identifier} of an earlier or another process;"
+                f" see `stagerun show {identifier}`"
+            )
+        return Run(actor)
+
+    # -- beginning and end ----------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        revision = self._env.environ.get("STAGERUN_REVISION")
+        unit = writes.owner(
+            self._env.new_id(), self._env.now_us(), os.getpid(), socket.gethostname(), revision
+        )
+        returned = await self._recorder.write(unit)
+        assert returned is not None  # noqa: S101 - an INSERT of a fresh identifier
+        self._owner = int(returned[0])
+
+    async def _conduct(self, actor: RunActor) -> None:
+        try:
+            await actor.conduct()
+        finally:
+            self._runs.pop(actor.hub.id, None)
+
+    async def _shut_down(self) -> None:
+        """Interrupt what runs, wait for it, and name what refuses to stop."""
+        self._closing = True
+        actors = [*self._runs.values()]
+        for actor in actors:
+            message = "the program shut down before the run was done"
+            actor.stop(Ending(Status.INTERRUPTED, Cause.SHUTDOWN, message))
+        for actor in actors:
+            await actor.done.wait()
+        for actor in actors:
+            actor.let_go()
+        try:
+            await self._recorder.write(writes.end_owner(self._owner, self._env.now_us()))
+        except StoreError:
+            return  # it is what open_runtime raises already
+        self._floor.start_soon(_name_survivors, actors, name="names what does not stop")
+
+
+async def _name_survivors(actors: list[RunActor]) -> None:
+    """Say every few seconds what keeps the program; ends when nothing does."""
+    while survivors := [s for a in actors for s in a.hub.survivors if not s.thread]:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(_NAME_EVERY)
+        logs.RunLog().error("the runtime cannot be left: %s", "; ".join(map(str, survivors)))
+
+
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+def _source(pipeline: Pipeline, items: Any) -> Source:
+    given = items if items is not None else pipeline.source
+    if given is None:
+        raise UsageError(
+            f"pipeline {pipeline.name!r} has no source of its own: give items to start()"
+        )
+    return source_of(given)
+
+
+def _params(params: Any) -> bytes:
+    try:
+        return codec.encode(params)
+    except Exception as error:
+        raise UsageError(f"params cannot be stored: {codec.words(error, 300)}") from error
+
+
+def _labels(labels: Mapping[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name:
+            raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
+    return dict(labels)
+
+
+def _branches(nursery: trio.Nursery, indent: str = "") -> list[str]:
+    lines = []
+    for task in sorted(nursery.child_tasks, key=lambda task: task.name):
+        lines.append(f"{indent}├── {task.name}")
+        for child in task.child_nurseries:
+            lines += _branches(child, indent + "│   ")
+    return lines
+
+
+def _unreachable(_ending: Ending) -> None:
+    raise AssertionError("the run's actor takes its place before anything can fail")

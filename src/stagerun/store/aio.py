@@ -1,0 +1,205 @@
+"""The default driver: aiosqlite on a private asyncio loop in a daemon thread.
+
+The persistence actor is a task on that loop. It drains what the engine has posted by itself, so
+that a stage which blocks the program's event loop does not keep outcomes off the disk.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import aiosqlite
+import trio
+
+from stagerun.errors import StoreError
+from stagerun.store.bridge import AioThread
+from stagerun.store.driver import Composer, Question, is_passing, needs_space
+from stagerun.store.opening import check_path, connect, explain, read_only
+from stagerun.store.transaction import Receipt, Transaction, execute
+
+__all__ = ["AioStore"]
+
+T = TypeVar("T")
+
+_CHECKPOINT_AFTER = 64
+"""Commits between two checkpoints under load; an idle moment makes one too."""
+_IDLE = 1.0
+"""Seconds without anything to commit that count as an idle moment."""
+
+
+class AioStore:
+    """The store of production: one writing and one reading connection, each in its own thread."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = check_path(path)
+        self._thread = AioThread("stagerun-store")
+        self._reader: _Connection | None = None
+        self._wake = asyncio.Event()
+        self._notified = False  # Invariant: True from a wake() until the actor looks again.
+        self._stopping = False
+
+    async def run(
+        self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """See ``Store.run``."""
+        host = trio.lowlevel.current_trio_token()
+
+        def tell(hear: Callable[..., None], *args: Any) -> None:
+            with suppress(trio.RunFinishedError):  # it is on disk; nobody is left to be told
+                host.run_sync_soon(hear, *args)
+
+        def started() -> None:
+            tell(task_status.started)
+
+        async with self._thread as thread:
+            await thread.call(
+                self._serve, composer, tell, started, on_cancel=lambda _task: self.stop()
+            )
+
+    async def _serve(
+        self, composer: Composer, tell: Callable[..., None], started: Callable[[], None]
+    ) -> None:
+        try:
+            async with (
+                _Connection(lambda: connect(self.path)).opened() as writer,
+                _Connection(lambda: read_only(self.path)).opened() as reader,
+            ):
+                self._reader = reader
+                started()
+                try:
+                    await _Writer(writer, composer, tell, self._wait).serve()
+                finally:
+                    self._reader = None
+        except sqlite3.Error as error:
+            raise StoreError(explain(error, self.path)) from error
+
+    async def _wait(self) -> bool:
+        """Wait until something is posted; False once there is no more to come."""
+        await self._wake.wait()
+        self._wake.clear()
+        self._notified = False
+        return not self._stopping
+
+    def wake(self) -> None:
+        """See ``Store.wake``."""
+        if not self._notified:
+            self._notified = True
+            self._thread.soon(self._wake.set)
+
+    async def ask(self, question: Question[T]) -> T:
+        """See ``Store.ask``. A cancelled caller interrupts the query."""
+        reader = self._reader
+        if reader is None:
+            raise StoreError(f"database {self.path} is not open")
+
+        def interrupt(task: "asyncio.Task[T]") -> None:
+            reader.interrupt_now()
+            task.cancel()
+
+        return await self._thread.call(reader.run, question, on_cancel=interrupt)
+
+    def stop(self) -> None:
+        """See ``Store.stop``."""
+        self._stopping = True
+        self._thread.soon(self._wake.set)
+
+
+class _Writer:
+    """The persistence actor: commits in the order of composing, and gives up only on damage."""
+
+    def __init__(
+        self,
+        connection: "_Connection",
+        composer: Composer,
+        tell: Callable[..., None],
+        wait: Callable[[], Awaitable[bool]],
+    ) -> None:
+        self._connection = connection
+        self._composer = composer
+        self._tell = tell
+        self._wait = wait
+        self._since_checkpoint = 0
+        self._foreign_commits = 0  # SQLite's data_version: changes when somebody else commits
+
+    async def serve(self) -> None:
+        more = True
+        while more:
+            try:
+                async with asyncio.timeout(_IDLE if self._since_checkpoint else None):
+                    more = await self._wait()
+            except TimeoutError:
+                await self._checkpoint()
+            while transaction := self._composer.compose():
+                receipt = await self._commit(transaction)
+                self._tell(self._composer.committed, receipt)
+                if self._since_checkpoint >= _CHECKPOINT_AFTER:
+                    await self._checkpoint()
+
+    async def _commit(self, transaction: Transaction) -> Receipt:
+        """Try until it is done: what waits for a commit must neither be lost nor overtaken."""
+        reported_at = 0.0
+        while True:
+            try:
+                receipt, foreign = await self._connection.run(_commit_politely, transaction)
+            except sqlite3.Error as error:
+                if not is_passing(error):
+                    raise
+                if needs_space(error) or time.monotonic() - reported_at > 5:
+                    self._tell(self._composer.troubled, str(error))
+                    reported_at = time.monotonic()
+                await asyncio.sleep(0.5 if needs_space(error) else 0.02)
+                continue
+            self._since_checkpoint += 1
+            if foreign != self._foreign_commits:
+                self._foreign_commits = foreign
+                await asyncio.sleep(0.001)  # a back-to-back committer starves all the others
+            return receipt
+
+    async def _checkpoint(self) -> None:
+        self._since_checkpoint = 0
+        await self._connection.run(_checkpoint)
+
+
+def _commit_politely(
+    connection: sqlite3.Connection, transaction: Transaction
+) -> tuple[Receipt, int]:
+    receipt = execute(connection, transaction)
+    return receipt, int(connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+class _Connection(aiosqlite.Connection):
+    """aiosqlite's connection, with one hop to its thread for a whole function.
+
+    ``_execute`` is the method that every public one of aiosqlite goes through. It is used here
+    because a transaction of eight statements would otherwise cost eight hops of 0.1 ms; the pinned
+    version and a test stand for it.
+    """
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Self]:
+        """Open, and close for certain: a connection left open keeps its thread."""
+        await self
+        try:
+            yield self
+        finally:
+            await self.close()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call ``function(connection, *args)`` in the connection's thread."""
+        execute_: Callable[..., Awaitable[T]] = self._execute
+        return await execute_(function, self._conn, *args)
+
+    def interrupt_now(self) -> None:
+        """Make the running query fail; does nothing when none runs."""
+        self._conn.interrupt()

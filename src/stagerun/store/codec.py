@@ -1,0 +1,55 @@
+"""Values to bytes and back: results strictly, words about failures totally (never raising)."""
+
+import hashlib
+import traceback
+from functools import cache
+from typing import Any
+
+import msgspec
+
+__all__ = ["TEXT_LIMIT", "decode", "decoder", "detail", "encode", "fingerprint", "words"]
+
+TEXT_LIMIT = 4_000
+"""Characters of a kept message; a traceback may have five times as many."""
+
+encode = msgspec.msgpack.Encoder().encode
+"""Encode a result. Raises TypeError, ValueError or OverflowError for what cannot be stored."""
+
+decode = msgspec.msgpack.Decoder().decode
+"""Decode to plain builtins."""
+
+
+@cache
+def decoder(wanted: Any) -> Any:
+    """Return the function that decodes bytes to *wanted*, an annotation."""
+    if wanted is Any or wanted is object or isinstance(wanted, str):
+        return decode
+    try:
+        return msgspec.msgpack.Decoder(wanted).decode
+    except TypeError:  # not a type that values can be checked against, a TypeVar for one
+        return decode
+
+
+def fingerprint(encoded: bytes) -> bytes:
+    """Return eight bytes that tell two emitted values apart."""
+    return hashlib.blake2b(encoded, digest_size=8).digest()
+
+
+def words(value: object, limit: int = TEXT_LIMIT) -> str:
+    """Return text about *value* that can be stored whatever it is; cut text is marked."""
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except Exception as broken:  # noqa: BLE001 - a __str__ may raise anything; say so instead
+        text = f"<{type(value).__name__} whose text raises {type(broken).__name__}>"
+    if len(text) > limit:
+        text = f"{text[:limit]}… [{len(text) - limit} more characters cut]"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
+def detail(error: BaseException) -> str:
+    """Return the traceback of *error*, without the values of variables."""
+    try:
+        lines = traceback.format_exception(error)
+    except Exception as broken:  # noqa: BLE001 - see words()
+        return f"<traceback of {type(error).__name__} raises {type(broken).__name__}>"
+    return words("".join(lines), 5 * TEXT_LIMIT)

@@ -1,0 +1,313 @@
+"""The documents that people and programs read: ``show``, ``runs``, ``logs``, ``stats``."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from stagerun.errors import UsageError
+from stagerun.store.driver import Question
+
+__all__ = ["LOG_LINES", "item_list", "log_lines", "run_document", "run_list", "statistics"]
+
+LOG_LINES = 20
+"""Log lines in a run's document."""
+
+_OUTCOMES = ("ok", "failed", "timed_out", "cancelled", "skipped", "crashed")
+
+
+def run_document(identifier: str) -> Question[dict[str, Any]]:
+    """Ask for all about one run, found by its identifier or the beginning of it.
+
+    Raises:
+        UsageError: There is no such run, or more than one.
+    """
+
+    def ask(connection: sqlite3.Connection) -> dict[str, Any]:
+        run = find_run(connection, identifier)
+        (head,) = _heads(connection, "r.run = ?", (run,), 1)
+        current = head["generation"]
+        earlier = connection.execute(
+            "SELECT generation, status, cause, message, finished_at FROM generations"
+            " WHERE run = ? AND generation < ? ORDER BY generation",
+            (run, current),
+        ).fetchall()
+        return head | {
+            "recent_logs": log_lines(run, last=LOG_LINES)(connection),
+            "stages": _stages(connection, run, current),
+            "generations": [
+                {
+                    "generation": generation,
+                    "status": status,
+                    "cause": cause,
+                    "message": message,
+                    "finished_at": _iso(finished),
+                }
+                for generation, status, cause, message, finished in earlier
+            ],
+        }
+
+    return ask
+
+
+def run_list(
+    *,
+    status: str | None = None,
+    pipeline: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    created_before: int | None = None,
+    finished_since: int | None = None,
+    limit: int = 50,
+) -> Question[list[dict[str, Any]]]:
+    """Ask for runs, the newest first. Times are microseconds."""
+    conditions, parameters = ["1"], list[Any]()
+    for condition, value in (
+        ("g.status = ?", status),
+        ("r.pipeline = ?", pipeline),
+        ("r.created_at < ?", created_before),
+        ("g.finished_at >= ?", finished_since),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            parameters.append(value)
+    for name, value in (labels or {}).items():
+        conditions.append(
+            "EXISTS (SELECT 1 FROM labels l WHERE l.run = r.run AND l.name = ? AND l.value = ?)"
+        )
+        parameters += [name, value]
+
+    def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+        return _heads(connection, " AND ".join(conditions), tuple(parameters), limit)
+
+    return ask
+
+
+def log_lines(
+    run: int, *, after: int = 0, since: int = 0, last: int = 1_000
+) -> Question[list[dict[str, Any]]]:
+    """Ask for the last kept log lines of a run, of those after event *after* and time *since*."""
+
+    def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+        rows = connection.execute(
+            "SELECT seq, at, level, stage, item, body FROM events"
+            " WHERE run = ? AND kind = 'log' AND seq > ? AND at >= ? ORDER BY seq DESC LIMIT ?",
+            (run, after, since, last),
+        ).fetchall()
+        return [
+            {
+                "seq": seq,
+                "time": _iso(at),
+                "level": level,
+                "stage": stage,
+                "item": item,
+                "message": text,
+            }
+            for seq, at, level, stage, item, text in reversed(rows)
+        ]
+
+    return ask
+
+
+def item_list(
+    run: int, generation: int, *, limit: int = 50, but: Sequence[int] = (0,)
+) -> Question[list[dict[str, Any]]]:
+    """Ask for the first items whose outcome is none of *but*, with their causes."""
+
+    def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+        marks = ",".join("?" * len(but))
+        rows = connection.execute(
+            "SELECT s.name, i.item, i.outcome, i.attempts, i.elapsed, f.cause, f.message, f.error,"  # noqa: S608 - only marks
+            " f.late FROM items i"
+            " JOIN stages s ON s.run = i.run AND s.generation = i.generation AND s.stage = i.stage"
+            " LEFT JOIN failures f ON f.run = i.run AND f.stage = i.stage AND f.item = i.item"
+            " AND f.generation = i.generation"
+            f" WHERE i.run = ? AND i.generation = ? AND i.outcome NOT IN ({marks})"
+            " ORDER BY i.stage, i.item LIMIT ?",
+            (run, generation, *but, limit),
+        ).fetchall()
+        return [
+            {
+                "stage": stage,
+                "item": item,
+                "outcome": _OUTCOMES[outcome],
+                "attempts": attempts,
+                "seconds": elapsed / 1e6,
+                "cause": cause,
+                "message": message,
+                "error": error,
+                "late_seconds": None if late is None else late / 1e6,
+            }
+            for stage, item, outcome, attempts, elapsed, cause, message, error, late in rows
+        ]
+
+    return ask
+
+
+def statistics(pipeline: str, since: int) -> Question[dict[str, Any]]:
+    """Ask for the durations and endings of a pipeline's runs that ended after *since*."""
+
+    def ask(connection: sqlite3.Connection) -> dict[str, Any]:
+        rows = connection.execute(
+            "SELECT g.status, g.finished_at - g.created_at FROM runs r JOIN generations g"
+            " ON g.run = r.run WHERE r.pipeline = ? AND g.finished_at >= ?"
+            " ORDER BY g.finished_at - g.created_at",
+            (pipeline, since),
+        ).fetchall()
+        by_status: dict[str, int] = {}
+        for status, _ in rows:
+            by_status[status] = by_status.get(status, 0) + 1
+        seconds = [duration / 1e6 for _, duration in rows]
+        (running,) = connection.execute(
+            "SELECT count(*) FROM runs r JOIN generations g ON g.run = r.run"
+            " AND g.generation = r.generation"
+            " WHERE r.pipeline = ? AND g.status IN ('queued', 'running')",
+            (pipeline,),
+        ).fetchone()
+        (items_timed_out,) = connection.execute(
+            "SELECT coalesce(sum(s.timed_out), 0) FROM runs r JOIN generations g ON g.run = r.run"
+            " JOIN stages s ON s.run = g.run AND s.generation = g.generation"
+            " WHERE r.pipeline = ? AND g.finished_at >= ?",
+            (pipeline, since),
+        ).fetchone()
+        return {
+            "pipeline": pipeline,
+            "since": _iso(since),
+            "runs": len(rows),
+            "running": running,
+            "by_status": by_status,
+            "timed_out_items": items_timed_out,
+            "seconds": {
+                "median": _quantile(seconds, 0.5),
+                "p99": _quantile(seconds, 0.99),
+                "longest": seconds[-1] if seconds else None,
+            },
+        }
+
+    return ask
+
+
+def find_run(connection: sqlite3.Connection, identifier: str) -> int:
+    """Return a run's number by its identifier or the beginning of it."""
+    rows = connection.execute(
+        "SELECT run, id FROM runs WHERE id >= ? AND id < ? ORDER BY id LIMIT 2",
+        (identifier, identifier + "\uffff"),
+    ).fetchall()
+    if not identifier or not rows:
+        raise UsageError(f"there is no run {identifier!r}: `stagerun runs` lists them")
+    if len(rows) > 1 and rows[0][1] != identifier:
+        raise UsageError(f"more than one run begins with {identifier!r}: give more of it")
+    return int(rows[0][0])
+
+
+_HEAD = """
+    SELECT r.run, r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
+           g.message, g.error_code, g.percent, g.step, g.note, g.done, g.total, r.created_at,
+           g.started_at, g.updated_at, o.alive_at, g.finished_at, g.deadline_at, g.requested_at,
+           g.stopped_at, g.survivors, r.source_length
+    FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
+    LEFT JOIN owners o ON o.owner = g.owner
+"""
+
+
+def _heads(
+    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], limit: int
+) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        f"{_HEAD} WHERE {where} ORDER BY r.created_at DESC, r.run DESC LIMIT ?",
+        (*parameters, limit),
+    ).fetchall()
+    return [_head(connection, row) for row in rows]
+
+
+def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
+    (run, identifier, pipeline, target, params, generation, status, cause, message, error_code,
+     percent, step, note, done, total, created, started, updated, alive, finished, deadline,
+     requested, stopped, survivors, source_length) = row  # fmt: skip
+    labels = connection.execute("SELECT name, value FROM labels WHERE run = ?", (run,)).fetchall()
+    failed = status in ("failed", "timed_out", "interrupted")
+    return {
+        "id": identifier,
+        "pipeline": pipeline,
+        "target": target,
+        "generation": generation,
+        "status": status,
+        "verdict": "ended" if finished else "running",
+        "cause": cause,
+        "step": step or _step(connection, run, generation),
+        "message": message or note,
+        "percent": percent,
+        "done": done,
+        "total": total,
+        "labels": dict(labels),
+        "params": _plain(params),
+        "source_length": source_length,
+        "created_at": _iso(created),
+        "started_at": _iso(started),
+        "updated_at": _iso(updated),
+        "last_heartbeat_at": _iso(max(updated, min(alive or 0, finished or alive or 0))),
+        "finished_at": _iso(finished),
+        "deadline_at": _iso(deadline),
+        "requested_at": _iso(requested),
+        "stopped_at": _iso(stopped),
+        "survivors": [] if survivors is None else msgspec.json.decode(survivors),
+        "error": {"code": error_code or cause, "message": message} if failed else None,
+    }
+
+
+def _step(connection: sqlite3.Connection, run: int, generation: int) -> str | None:
+    """Return the stage that the run is in: the last one that has begun."""
+    row = connection.execute(
+        "SELECT name FROM stages WHERE run = ? AND generation = ? AND started_at IS NOT NULL"
+        " ORDER BY stage DESC LIMIT 1",
+        (run, generation),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[dict[str, Any]]:
+    rows = connection.execute(
+        "SELECT name, kind, status, started_at, finished_at, error_code, error_message, in_flight,"
+        " accepted, ok, failed, timed_out, cancelled, skipped, crashed FROM stages"
+        " WHERE run = ? AND generation = ? ORDER BY stage",
+        (run, generation),
+    ).fetchall()
+    documents = []
+    for name, kind, status, started, finished, code, message, in_flight, accepted, *sums in rows:
+        settled = sum(sums)
+        documents.append(
+            {
+                "name": name,
+                "kind": kind,
+                "status": status,
+                "percent": 100.0 * settled / accepted if accepted else None,
+                "started_at": _iso(started),
+                "finished_at": _iso(finished),
+                "error": None if code is None else {"code": code, "message": message},
+                "accepted": accepted,
+                **dict(zip(_OUTCOMES, sums, strict=True)),
+                "in_flight": in_flight,
+                "waiting": accepted - settled - in_flight,
+            }
+        )
+    return documents
+
+
+def _plain(encoded: bytes) -> Any:
+    """Return a stored value as JSON can show it."""
+    value = msgspec.msgpack.decode(encoded)
+    return msgspec.json.decode(msgspec.json.encode(value, order=None))
+
+
+def _iso(microseconds: int | None) -> str | None:
+    if microseconds is None:
+        return None
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="milliseconds")
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    """Return the nearest-rank quantile of ordered values."""
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

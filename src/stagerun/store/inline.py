@@ -1,0 +1,68 @@
+"""The driver for virtual time: the same transactions, run in the event loop itself.
+
+A thread would break a virtual clock (python-trio/trio#456), so tests and simulations use this one.
+"""
+
+import sqlite3
+from typing import TypeVar
+
+import trio
+
+from stagerun.store.driver import Composer, Question, is_passing
+from stagerun.store.opening import connect
+from stagerun.store.transaction import Receipt, Transaction, execute
+
+__all__ = ["InlineStore"]
+
+T = TypeVar("T")
+
+
+class InlineStore:
+    """A store without threads. Not for production: every commit stops the event loop."""
+
+    def __init__(self, path: str = ":memory:") -> None:
+        self.path = path
+        self._something = trio.Event()
+        self._stopping = False
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(
+        self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """See ``Store.run``."""
+        self._connection = connection = connect(self.path)
+        try:
+            task_status.started()
+            while not self._stopping:
+                await self._something.wait()
+                self._something = trio.Event()
+                while transaction := composer.compose():
+                    await trio.lowlevel.checkpoint()
+                    composer.committed(await self._commit(connection, transaction))
+        finally:
+            self._connection = None
+            connection.close()
+
+    async def _commit(self, connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+        while True:
+            try:
+                return execute(connection, transaction)
+            except sqlite3.Error as error:
+                if not is_passing(error):
+                    raise
+                await trio.sleep(0.05)
+
+    def wake(self) -> None:
+        """See ``Store.wake``."""
+        self._something.set()
+
+    async def ask(self, question: Question[T]) -> T:
+        """See ``Store.ask``."""
+        await trio.lowlevel.checkpoint()
+        assert self._connection is not None, "the store is not open"  # noqa: S101 - our own order
+        return question(self._connection)
+
+    def stop(self) -> None:
+        """See ``Store.stop``."""
+        self._stopping = True
+        self._something.set()

@@ -1,0 +1,172 @@
+"""Opening a database file: its checks, its settings, and the steps of its schema."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from stagerun.errors import StoreError
+
+__all__ = ["STEPS", "check_path", "connect", "explain", "migrate", "read_only"]
+
+STEPS: tuple[tuple[int, str], ...] = ((1, "schema.sql"),)
+"""The schema's steps in order. A step that has been released is never edited: add the next."""
+
+_SQLITE_FLOOR = (3, 37)  # STRICT tables
+
+
+def check_path(path: str | Path) -> Path:
+    """Return the absolute path of a database that may be created or opened there.
+
+    Raises:
+        StoreError: The folder does not exist, or a folder stands in its place.
+    """
+    place = Path(path).expanduser().absolute()
+    if place.is_dir():
+        raise StoreError(f"{place} is a folder: give the path of a database file")
+    if not place.parent.is_dir():
+        raise StoreError(f"the folder {place.parent} does not exist: create it first")
+    return place
+
+
+def connect(path: str | Path) -> sqlite3.Connection:
+    """Open the writing connection: WAL, every commit on disk before it is acknowledged."""
+    if sqlite3.sqlite_version_info < _SQLITE_FLOOR:
+        floor = ".".join(map(str, _SQLITE_FLOOR))
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: {floor} is needed")
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
+        connection.execute("PRAGMA cache_size = -16384")
+        _patiently(lambda: _to_wal(connection))
+        _patiently(lambda: migrate(connection))
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise StoreError(explain(error, path)) from error
+        raise
+    return connection
+
+
+def read_only(path: str | Path) -> sqlite3.Connection:
+    """Open a reading connection to an existing database of a version that is known.
+
+    Raises:
+        StoreError: There is none, it is damaged, or its version is newer.
+    """
+    place = check_path(path)
+    if not place.exists():
+        raise StoreError(f"there is no database {place}: give its path with --db")
+    connection = sqlite3.connect(place, isolation_level=None, timeout=5, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA query_only = ON")
+        _check_version(connection)
+    except sqlite3.Error as error:
+        connection.close()
+        raise StoreError(explain(error, place)) from error
+    except StoreError:
+        connection.close()
+        raise
+    return connection
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to the newest step; each step and its record commit together."""
+    _check_version(connection, new=True)
+    if _version(connection) == STEPS[-1][0]:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        done = _version(connection)  # read again: another process may have been quicker
+        if done == 0:
+            _refuse_foreign(connection)
+            connection.execute(
+                "CREATE TABLE schema_steps (step INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+                " applied_at INTEGER NOT NULL) STRICT"
+            )
+        for step, name in STEPS:
+            if step <= done:
+                continue
+            for statement in _statements(name):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO schema_steps VALUES (?, ?, ?)", (step, name, time.time_ns() // 1000)
+            )
+            connection.execute(f"PRAGMA user_version = {step:d}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def explain(error: sqlite3.Error, path: str | Path) -> str:
+    """Say in one sentence what SQLite's error means for whoever opened the file."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    advice = {
+        "SQLITE_NOTADB": "it is not a SQLite database; nothing was changed in it",
+        "SQLITE_CORRUPT": "it is damaged; keep the file and restore a backup beside it",
+        "SQLITE_READONLY": "it cannot be written: look at the rights of the file",
+        "SQLITE_READONLY_DIRECTORY": "its folder cannot be written: look at the folder's rights",
+        "SQLITE_CANTOPEN": "it cannot be opened: look at the rights of file and folder",
+        "SQLITE_FULL": "the disk is full",
+        "SQLITE_BUSY": "another program keeps it locked",
+    }
+    return f"database {path}: {advice.get(name, str(error))} [{name}]"
+
+
+def _patiently(action: Callable[[], None], seconds: float = 15.0) -> None:
+    """Repeat while other processes hold the lock, as they do when several open a new file."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return action()
+        except sqlite3.OperationalError as error:
+            name = error.sqlite_errorname
+            if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _to_wal(connection: sqlite3.Connection) -> None:
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    in_memory = "memory"  # a database without a file keeps its own kind of journal
+    if mode not in ("wal", in_memory):
+        raise StoreError(f"this file system gives no write-ahead log (journal mode {mode!r})")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _check_version(connection: sqlite3.Connection, *, new: bool = False) -> None:
+    version, newest = _version(connection), STEPS[-1][0]
+    if version == 0 and not new:
+        raise StoreError("this is not a stagerun database: give the path of one with --db")
+    if version > newest:
+        raise StoreError(
+            f"the database has schema version {version}, this stagerun knows up to {newest}:"
+            " use the newer stagerun that wrote it"
+        )
+
+
+def _refuse_foreign(connection: sqlite3.Connection) -> None:
+    tables = connection.execute("SELECT name FROM sqlite_schema LIMIT 3").fetchall()
+    if tables:
+        names = ", ".join(name for (name,) in tables)
+        raise StoreError(f"the database belongs to another program (it holds {names})")
+
+
+def _statements(name: str) -> list[str]:
+    script = resources.files("stagerun.store").joinpath(name).read_text(encoding="utf-8")
+    statements, lines = [], list[str]()
+    for line in script.splitlines():
+        lines.append(line)
+        if sqlite3.complete_statement(text := "\n".join(lines)):
+            statements.append(text)
+            lines.clear()
+    return statements

@@ -1,0 +1,216 @@
+-- The first step of the schema. Later steps stand in files of their own and are never edited.
+-- Times are integer microseconds, UTC. Values are msgpack. Outcomes are the numbers of Outcome.
+
+CREATE TABLE owners (
+    owner         INTEGER PRIMARY KEY,
+    id            TEXT NOT NULL UNIQUE,      -- random, made anew at every opening
+    started_at    INTEGER NOT NULL,
+    alive_at      INTEGER NOT NULL,          -- written by the store's thread, always
+    tick_at       INTEGER NOT NULL,          -- the event loop's last sign of life
+    ended_at      INTEGER,                   -- NULL: open, or died without a word
+    lock_device   INTEGER,                   -- the flock'ed file beside the database
+    lock_inode    INTEGER,
+    pid           INTEGER NOT NULL,          -- for people only; nothing is decided by it
+    host          TEXT NOT NULL,             -- likewise
+    revision      TEXT,
+    memory_used   INTEGER,                   -- bytes, last seen, against its limit
+    memory_limit  INTEGER
+) STRICT;
+
+CREATE TABLE runs (
+    run           INTEGER PRIMARY KEY,
+    id            TEXT NOT NULL UNIQUE,      -- 128 bits; what everybody outside sees
+    pipeline      TEXT NOT NULL,
+    target        TEXT,                      -- module:name or file.py:name, when one is known
+    generation    INTEGER NOT NULL,          -- the current one
+    created_at    INTEGER NOT NULL,
+    params        BLOB NOT NULL,
+    source        TEXT NOT NULL,             -- stored | function | iterator
+    source_length INTEGER,                   -- items the source has; NULL while unknown
+    events        INTEGER NOT NULL DEFAULT 0, -- the sequence number of the last event
+    request_key   TEXT UNIQUE                -- makes a repeated start find the first one
+) STRICT;
+CREATE INDEX runs_by_age ON runs (created_at, run);
+CREATE INDEX runs_by_pipeline ON runs (pipeline, created_at);
+
+CREATE TABLE labels (
+    run   INTEGER NOT NULL REFERENCES runs,
+    name  TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (run, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX labels_by_value ON labels (name, value, run);
+
+-- Invariant: a row with finished_at is never changed again (every UPDATE asks for status).
+CREATE TABLE generations (
+    run          INTEGER NOT NULL REFERENCES runs,
+    generation   INTEGER NOT NULL,
+    owner        INTEGER REFERENCES owners,
+    status       TEXT NOT NULL CHECK (status IN ('queued', 'running', 'succeeded', 'failed',
+                                                 'cancelled', 'timed_out', 'interrupted')),
+    cause        TEXT,
+    message      TEXT,
+    error_code   TEXT,
+    created_at   INTEGER NOT NULL,
+    started_at   INTEGER,
+    updated_at   INTEGER NOT NULL,
+    deadline_at  INTEGER,                    -- wall time; NULL: switched off
+    requested_at INTEGER,                    -- when a cancellation was asked for
+    stopped_at   INTEGER,                    -- when the work had really stopped
+    finished_at  INTEGER,
+    survivors    TEXT,                       -- JSON: what still ran when the generation ended
+    percent      REAL,
+    step         TEXT,
+    note         TEXT,                       -- the last report's message
+    done         REAL,
+    total        REAL,
+    CHECK ((finished_at IS NULL) = (status IN ('queued', 'running'))),
+    CHECK ((finished_at IS NULL) = (cause IS NULL)),
+    PRIMARY KEY (run, generation)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX generations_by_status ON generations (status, run);
+
+-- Invariant: accepted >= the six outcomes + in_flight; what remains is waiting.
+CREATE TABLE stages (
+    run         INTEGER NOT NULL REFERENCES runs,
+    generation  INTEGER NOT NULL,
+    stage       INTEGER NOT NULL,
+    name        TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    version     INTEGER NOT NULL,
+    status      TEXT NOT NULL DEFAULT 'waiting',
+    started_at  INTEGER,
+    finished_at INTEGER,
+    accepted    INTEGER NOT NULL DEFAULT 0,
+    ok          INTEGER NOT NULL DEFAULT 0,
+    failed      INTEGER NOT NULL DEFAULT 0,
+    timed_out   INTEGER NOT NULL DEFAULT 0,
+    cancelled   INTEGER NOT NULL DEFAULT 0,
+    skipped     INTEGER NOT NULL DEFAULT 0,
+    crashed     INTEGER NOT NULL DEFAULT 0,
+    in_flight   INTEGER NOT NULL DEFAULT 0,
+    error_code    TEXT,                      -- the stage's last failure
+    error_message TEXT,
+    CHECK (accepted >= ok + failed + timed_out + cancelled + skipped + crashed + in_flight),
+    PRIMARY KEY (run, generation, stage)
+) STRICT, WITHOUT ROWID;
+
+-- One outcome per item, stage and generation; insert-only.
+CREATE TABLE items (
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    item       INTEGER NOT NULL,             -- counts from 1 at the source and where items are made
+    generation INTEGER NOT NULL,
+    outcome    INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    elapsed    INTEGER NOT NULL,             -- microseconds from the first start, pauses included
+    result     BLOB,                         -- when small; else in results
+    PRIMARY KEY (run, stage, item, generation)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE results (
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    item       INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    value      BLOB NOT NULL,
+    PRIMARY KEY (run, stage, item, generation)
+) STRICT;
+
+CREATE TABLE failures (
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    item       INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    cause      TEXT NOT NULL,
+    message    TEXT NOT NULL,
+    error      TEXT,
+    detail     TEXT,
+    late       INTEGER,                      -- microseconds that cut work went on after its end
+    PRIMARY KEY (run, stage, item, generation)
+) STRICT, WITHOUT ROWID;
+
+-- Items that were made rather than passed on, by the stage that receives them.
+-- From the source: parent 0 and the position. From a stage: its item, and the ordinal or the key.
+-- A group of a collect stage: parent 0 and the group's key.
+CREATE TABLE emissions (
+    run         INTEGER NOT NULL,
+    stage       INTEGER NOT NULL,
+    parent      INTEGER NOT NULL,
+    ident       ANY NOT NULL,
+    item        INTEGER NOT NULL,
+    fingerprint BLOB,
+    value       BLOB NOT NULL,
+    PRIMARY KEY (run, stage, parent, ident)
+) STRICT, WITHOUT ROWID;
+
+-- Which upstream items belong to which group of a collect stage.
+CREATE TABLE members (
+    run   INTEGER NOT NULL,
+    stage INTEGER NOT NULL,
+    key   BLOB NOT NULL,
+    item  INTEGER NOT NULL,
+    PRIMARY KEY (run, stage, key, item)
+) STRICT, WITHOUT ROWID;
+
+-- Which item holds a key in a stage that declares one.
+CREATE TABLE keys (
+    run   INTEGER NOT NULL,
+    stage INTEGER NOT NULL,
+    key   BLOB NOT NULL,
+    item  INTEGER NOT NULL,
+    PRIMARY KEY (run, stage, key)
+) STRICT, WITHOUT ROWID;
+
+-- Items whose parent was repeated and gave something else; their outcomes no longer count.
+CREATE TABLE superseded (
+    run   INTEGER NOT NULL,
+    stage INTEGER NOT NULL,
+    item  INTEGER NOT NULL,
+    PRIMARY KEY (run, stage, item)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE events (
+    run   INTEGER NOT NULL,
+    seq   INTEGER NOT NULL,                  -- gap-free per run, given in the same transaction
+    generation INTEGER NOT NULL,
+    at    INTEGER NOT NULL,
+    kind  TEXT NOT NULL,                     -- run | stage | log | progress | survivor
+    level TEXT,
+    stage TEXT,
+    item  INTEGER,
+    body  TEXT NOT NULL,
+    PRIMARY KEY (run, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE requests (
+    request  INTEGER PRIMARY KEY,
+    run      INTEGER NOT NULL REFERENCES runs,
+    kind     TEXT NOT NULL,                  -- cancel | resume | why
+    body     TEXT NOT NULL,
+    asked_at INTEGER NOT NULL,
+    taken_at INTEGER,
+    done_at  INTEGER,
+    answer   TEXT
+) STRICT;
+CREATE INDEX requests_open ON requests (run) WHERE done_at IS NULL;
+
+-- For people who query by hand.
+CREATE VIEW run_overview AS
+SELECT r.id, r.pipeline, g.generation, g.status, g.cause, g.message, g.percent,
+       strftime('%Y-%m-%dT%H:%M:%SZ', r.created_at / 1000000, 'unixepoch') AS created_at,
+       strftime('%Y-%m-%dT%H:%M:%SZ', g.updated_at / 1000000, 'unixepoch') AS updated_at,
+       strftime('%Y-%m-%dT%H:%M:%SZ', g.finished_at / 1000000, 'unixepoch') AS finished_at
+FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation;
+
+CREATE VIEW item_overview AS
+SELECT r.id AS run, i.generation, s.name AS stage, i.item,
+       CASE i.outcome WHEN 0 THEN 'ok' WHEN 1 THEN 'failed' WHEN 2 THEN 'timed_out'
+                      WHEN 3 THEN 'cancelled' WHEN 4 THEN 'skipped' ELSE 'crashed' END AS outcome,
+       i.attempts, i.elapsed / 1e6 AS seconds, f.cause, f.message
+FROM items i
+JOIN runs r ON r.run = i.run
+JOIN stages s ON s.run = i.run AND s.generation = i.generation AND s.stage = i.stage
+LEFT JOIN failures f ON f.run = i.run AND f.stage = i.stage AND f.item = i.item
+                    AND f.generation = i.generation;

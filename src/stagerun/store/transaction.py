@@ -1,0 +1,121 @@
+"""Transactions as values: the same ones run through every driver, and can be kept for later."""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from attrs import field, frozen
+
+__all__ = ["InconsistentError", "Receipt", "Rows", "Statement", "Transaction", "Unit", "execute"]
+
+
+class InconsistentError(Exception):
+    """A statement changed another number of rows than it must: a defect, nothing was written."""
+
+
+@frozen
+class Statement:
+    """One SQL statement with its parameters."""
+
+    sql: str
+    parameters: Sequence[Any] = ()
+    expected: int | None = None
+    """How many rows it must change; another number undoes the whole transaction."""
+
+
+@frozen
+class Rows:
+    """Rows for one table, flattened: many are written by a single multi-row statement."""
+
+    insert: str
+    """Up to and with ``VALUES``, for example ``INSERT INTO items VALUES``."""
+    width: int
+    """Columns of a row."""
+    parameters: Sequence[Any]
+    """Invariant: len(parameters) is a multiple of width."""
+
+
+@frozen
+class Unit:
+    """Statements that stand or fall by their guard.
+
+    The guard must change (or return) exactly one row; when it does not, somebody else has ended or
+    taken the run, and the unit is left out. The other units of the transaction are not touched.
+    """
+
+    guard: Statement | None
+    body: Sequence[Statement | Rows] = field(factory=tuple)
+
+
+@frozen
+class Transaction:
+    """Units that become durable together."""
+
+    units: tuple[Unit, ...]
+
+
+@frozen
+class Receipt:
+    """What a commit made of each unit: what its guard returned, or None when it refused."""
+
+    guards: tuple[Sequence[Any] | None, ...]
+
+
+def execute(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+    """Run *transaction* on a connection in autocommit mode; all of it or nothing.
+
+    Raises:
+        InconsistentError: A statement missed its expected number of rows.
+        sqlite3.Error: As SQLite says; nothing was written.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        guards = tuple(_unit(connection, unit) for unit in transaction.units)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # a full disk may have rolled back by itself
+            connection.execute("ROLLBACK")
+        raise
+    return Receipt(guards)
+
+
+def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:
+    returned: Sequence[Any] = ()
+    if unit.guard is not None:
+        cursor = connection.execute(unit.guard.sql, unit.guard.parameters)
+        rows = cursor.fetchall()
+        if cursor.rowcount != 1 and len(rows) != 1:
+            return None
+        returned = rows[0] if rows else ()
+    for part in unit.body:
+        if isinstance(part, Rows):
+            _insert(connection, part)
+        else:
+            changed = connection.execute(part.sql, part.parameters).rowcount
+            if part.expected is not None and changed != part.expected:
+                raise InconsistentError(f"{changed} rows, not {part.expected}: {part.sql}")
+    return returned
+
+
+# Few sizes, so that SQLite's cache of prepared statements always hits.
+_CHUNKS = (512, 64, 8, 1)
+
+
+def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
+    """Write in as few statements as possible: SQLite runs each without Python's lock."""
+    start, left = 0, len(rows.parameters) // rows.width
+    for chunk in _CHUNKS:
+        if left < chunk:
+            continue
+        sql = _multi_row(rows.insert, rows.width, chunk)
+        step = chunk * rows.width
+        while left >= chunk:
+            connection.execute(sql, rows.parameters[start : start + step])
+            start, left = start + step, left - chunk
+
+
+@cache
+def _multi_row(insert: str, width: int, chunk: int) -> str:
+    row = f"({','.join('?' * width)})"
+    return f"{insert} {','.join([row] * chunk)}"
