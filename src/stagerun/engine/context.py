@@ -19,10 +19,12 @@ CURRENT: "ContextVar[Desk | None]" = ContextVar("stagerun_desk", default=None)
 class Context:
     """One attempt of one item (or batch, or group) in one stage: the parameter named ``ctx``."""
 
-    __slots__ = ("_desk", "attempt", "deadline", "item", "key")
+    __slots__ = ("_cut_for", "_desk", "_token", "attempt", "deadline", "item", "key")
 
     def __init__(self, desk: "Desk") -> None:
         self._desk = desk
+        self._token: CancellationToken | None = None
+        self._cut_for: str | None = None
         self.item: int | None = desk.item.number if desk.item is not None else None
         """The item's number; None for a batch."""
         self.key: Any = desk.item.key if desk.item is not None else None
@@ -35,7 +37,17 @@ class Context:
     @property
     def token(self) -> CancellationToken:
         """Tells when to stop: the run's cancellation, or this attempt's deadline."""
-        return self._desk.token
+        if self._token is None:
+            self._token = CancellationToken(self._desk.actor.hub.token)
+            if self._cut_for is not None:
+                self._token.cancel(self._cut_for)
+        return self._token
+
+    def cut(self, why: str) -> None:
+        """Tell the stage that this attempt is over. The engine calls it."""
+        self._cut_for = why
+        if self._token is not None:
+            self._token.cancel(why)
 
     @property
     def params(self) -> Any:
@@ -87,7 +99,7 @@ def http_total() -> float:
 def current_context() -> Context | None:
     """Return the context of the attempt that this code runs in; None outside a stage."""
     desk = CURRENT.get()
-    return None if desk is None or not desk.busy else Context(desk)
+    return None if desk is None or not desk.busy else desk.context()
 
 
 def report(

@@ -7,7 +7,6 @@ import trio
 
 from stagerun.engine.context import Context
 from stagerun.engine.hub import Survivor
-from stagerun.engine.token import CancellationToken
 
 if TYPE_CHECKING:
     from stagerun.engine.stage import StageActor
@@ -31,19 +30,23 @@ class Item:
         self.started = 0.0
         """When it was first started in this stage. Invariant: meaningless while attempts == 0."""
 
+    def hand_on(self, value: Any) -> None:
+        """Begin anew for the next stage."""
+        self.value, self.key, self.attempts, self.started = value, None, 0, 0.0
+
 
 class Desk:
     """What a worker works on, and the cancel scope around it. Written by its worker and actor."""
 
     __slots__ = (
-        "_token",
-        "abandoned",
         "actor",
         "attempt",
         "bound",
+        "ctx",
         "cut_at",
         "deadline",
         "items",
+        "left_behind",
         "limiter",
         "opening",
         "resource",
@@ -64,10 +67,12 @@ class Desk:
         self.bound = math.inf
         """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack."""
         self.cut_at: float | None = None
-        self.abandoned = False
+        self.left_behind: Survivor | None = None
+        """Set when the worker was given up: what it does from now on is void."""
+        self.ctx: Context | None = None
+        """The context of this attempt, once it was asked for."""
         self.resource: Any = None
         self.limiter: trio.CapacityLimiter | None = None
-        self._token: CancellationToken | None = None
 
     @property
     def busy(self) -> bool:
@@ -80,13 +85,14 @@ class Desk:
         return self.items[0] if len(self.items) == 1 else None
 
     @property
-    def token(self) -> CancellationToken:
-        """Cancelled with the run, and when this attempt is cut. Made when first asked for."""
-        if self._token is None:
-            self._token = CancellationToken(self.actor.hub.token)
-            if self.cut_at is not None:
-                self._token.cancel("the attempt's deadline has passed")
-        return self._token
+    def was_cut(self) -> bool:
+        """Whether this attempt's scope was cancelled, by its actor or by its own deadline."""
+        return self.cut_at is not None or self.scope.cancel_called
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the worker was given up and replaced."""
+        return self.left_behind is not None
 
     def begin(self, items: tuple[Item, ...]) -> None:
         """Take *items* in hand and set the deadline of this attempt."""
@@ -99,7 +105,8 @@ class Desk:
             else:
                 limit = min(limit, self.actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
-        self._token = None
+        self.ctx = None
+        self.actor.hub.ledger.in_flight[self.actor.index] += len(items)
         self.deadline = deadline = now + limit
         slack = limit * _SLACK if limit == self.actor.first_limit else 0.0
         if not deadline <= self.bound <= deadline + slack:
@@ -109,6 +116,7 @@ class Desk:
 
     def end(self) -> None:
         """Lay down what was in hand."""
+        self.actor.hub.ledger.in_flight[self.actor.index] -= len(self.items)
         self.items = ()
 
     def rest(self) -> None:
@@ -133,8 +141,8 @@ class Desk:
     def cut(self, now: float, why: str) -> None:
         """Cancel the attempt. Its worker settles it, unless it refuses and is abandoned."""
         self.cut_at = now
-        if self._token is not None:
-            self._token.cancel(why)
+        if self.ctx is not None:
+            self.ctx.cut(why)
         self.scope.cancel(reason=why)
 
     def survivor(self, *, thread: bool) -> Survivor:
@@ -145,7 +153,9 @@ class Desk:
 
     def context(self) -> Context:
         """Return what the stage may know of this attempt."""
-        return Context(self)
+        if self.ctx is None:
+            self.ctx = Context(self)
+        return self.ctx
 
     def report(self, step: str, message: str, done: float | None, total: float | None) -> None:
         """See ``Context.report``."""

@@ -36,7 +36,8 @@ class Keys:
             item.key = self._key(item.value)
             encoded = codec.encode(item.key)
         except Exception as error:  # noqa: BLE001 - the user's function, or a key of any type
-            message = f"the key of the item in stage {self._actor.stage.name} cannot be told: {codec.words(error)}"
+            name = self._actor.stage.name
+            message = f"the key of the item in stage {name} cannot be told: {codec.words(error)}"
             self._actor.fail(item, Ended(Outcome.FAILED, ItemCause.KEY, message), error)
             return False
         holder = self._recent.get(encoded)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +19,10 @@ from stagerun.model.stage import Kind, Stage
 from stagerun.rules.verdict import Ended
 from stagerun.store import codec, questions
 
-__all__ = ["CollectActor", "actor_for"]
+__all__ = ["actor_for"]
+
+_STREAK = 64
+"""Children after which a worker lets the others run, however quickly they come."""
 
 
 def actor_for(stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> StageActor:
@@ -38,16 +41,17 @@ class EachActor(StageActor):
         """See ``StageActor.perform``."""
         return await call(desk, desk.items[0].value)
 
-    async def _next(self, desk: Desk) -> tuple[Item, ...] | None:
-        items = await super()._next(desk)
+    async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
+        """See ``StageActor.next_items``; an item whose key is taken is not worked on."""
+        items = await super().next_items(desk)
         if self._keys is not None:
             while items is not None and not await self._keys.admit(items[0]):
-                items = await super()._next(desk)
+                items = await super().next_items(desk)
         return items
 
-    def _more(self) -> tuple[Item, ...] | None:
-        # With keys every item goes through _next(), which looks its key up.
-        return None if self._keys is not None else self._take()
+    def more_items(self) -> tuple[Item, ...] | None:
+        """See ``StageActor.more_items``. With keys each one goes through ``next_items``."""
+        return None if self._keys is not None else self.take()
 
 
 class ManyActor(EachActor):
@@ -61,23 +65,16 @@ class ManyActor(EachActor):
         async with aclosing(self.stage.function(*arguments)) as children:
             async for child in children:
                 emitter.emit(child)
-                if self._must_wait() or emitter.count % 64 == 0:
+                if self.must_wait or emitter.count % _STREAK == 0:
                     deadline, paused_at = desk.deadline, trio.current_time()
                     desk.pause()
-                    await self._flow_within(desk)
+                    await self.room_behind()
                     desk.resume(deadline, paused_at)
         emitter.close()
 
-    async def _flow_within(self, desk: Desk) -> None:
-        """Like ``_flow``, but the attempt can still be cancelled with its run."""
-        if self.follower is not None:
-            await self.follower.room()
-        await self.hub.recorder.room()
-        await trio.lowlevel.checkpoint()
-
-    def succeed(self, item: Item, value: Any, now: float) -> None:
+    def succeed(self, item: Item, value: Any, now: float) -> None:  # noqa: ARG002 - they went on
         """Record that an item has given all its children; they went on by themselves."""
-        self._record(item, Outcome.OK, None, now)
+        self.register.outcome(item, Outcome.OK, None, now)
 
 
 class BatchActor(StageActor):
@@ -91,48 +88,47 @@ class BatchActor(StageActor):
         self._oldest = 0.0
         """When the oldest waiting item came. Invariant: meaningless while the mailbox is empty."""
 
-    @property
-    def full(self) -> bool:
-        """See ``StageActor.full``: a whole batch must fit."""
-        return len(self._mailbox) >= max(self.stage.buffer, self._size)
+    @staticmethod
+    def room_needed(stage: Stage) -> int:
+        """See ``StageActor.room_needed``: a whole batch must fit."""
+        assert stage.batch is not None  # noqa: S101 - as above
+        return max(stage.buffer, stage.batch.size)
 
     def put(self, item: Item) -> None:
         """See ``StageActor.put``: a worker begins when a batch is whole or its window closes."""
-        if not self._mailbox:
+        if not len(self.mailbox):
             self._oldest = trio.current_time()
             self.watch()
             if self._oldest + self._window < self.due:
                 self.nudge()
-        self._mailbox.append(item)
-        if self._ripe(trio.current_time()):
+        self.mailbox.put(item)
+        if self.ready:
             self.summon()
 
-    def _ripe(self, now: float) -> bool:
-        return bool(self._mailbox) and (
-            self._closed or len(self._mailbox) >= self._size or now >= self._oldest + self._window
-        )
+    @property
+    def ready(self) -> bool:
+        """See ``StageActor.ready``: a whole batch, or one whose window has closed."""
+        whole = self._closed or len(self.mailbox) >= self._size
+        return self.mailbox.ready and (whole or trio.current_time() >= self._oldest + self._window)
 
-    def _ready(self) -> bool:
-        return super()._ready() and self._ripe(trio.current_time())
-
-    def _take(self) -> tuple[Item, ...] | None:
-        if not self._ready():
+    def take(self) -> tuple[Item, ...] | None:
+        """See ``StageActor.take``."""
+        if not self.ready:
             return None
-        count = min(self._size, len(self._mailbox))
-        items = tuple(self._mailbox.popleft() for _ in range(count))
-        if self._mailbox:
+        count = min(self._size, len(self.mailbox))
+        items = tuple(self.mailbox.take() for _ in range(count))
+        if len(self.mailbox):
             self._oldest = trio.current_time()
             self.nudge()
-        self._room.unpark_all()
         return items
 
-    def _tend(self, now: float) -> float:
-        due = super()._tend(now)
-        if not self._mailbox:
-            return due
-        if not self._ripe(now):
-            return min(due, self._oldest + self._window)
-        self.summon()
+    def tend(self, now: float) -> float:
+        """See ``StageActor.tend``; an incomplete batch is taken when its window closes."""
+        due = super().tend(now)
+        if self.ready:
+            self.summon()
+        elif self.mailbox.ready:
+            due = min(due, self._oldest + self._window)
         return due
 
     async def perform(self, desk: Desk) -> Any:
@@ -146,13 +142,13 @@ class BatchActor(StageActor):
             )
         return results
 
-    def _settle_all(
+    def settle_all(
         self, desk: Desk, *, returned: bool, value: Any, error: BaseException | None
     ) -> None:
+        """See ``StageActor.settle_all``: each item has a result, or an error, of its own."""
         if not returned:
-            super()._settle_all(desk, returned=False, value=None, error=error)
+            super().settle_all(desk, returned=False, value=None, error=error)
             return
-        self.hub.ledger.in_flight[self.index] -= len(desk.items)
         for item, result in zip(desk.items, value, strict=True):
             failed = result if isinstance(result, BaseException) else None
             self.settle(desk, item, returned=failed is None, value=result, error=failed)
@@ -162,7 +158,7 @@ class BatchActor(StageActor):
 class CollectActor(EachActor):
     """All outcomes of a group in, one result out. Begins when the stage before is through."""
 
-    def welcome(self, value: Any, encoded: bytes) -> Any:
+    def welcome(self, value: Any, encoded: bytes) -> Any:  # noqa: ARG002 - the group is enough
         """See ``StageActor.welcome``: of a result, this stage takes the group alone."""
         return self._group_of(value)
 
@@ -206,7 +202,7 @@ class CollectActor(EachActor):
         async with aclosing(self._members(key)) as members:
             return await call(desk, members)
 
-    async def _members(self, key: bytes) -> AsyncIterator[StageOutcome]:
+    async def _members(self, key: bytes) -> AsyncGenerator[StageOutcome, None]:
         run, before, after = self.hub.ledger.run, self.index - 1, 0
         while True:
             page = await self.hub.store.ask(

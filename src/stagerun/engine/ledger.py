@@ -26,6 +26,8 @@ __all__ = ["Ledger", "Line", "Post", "Snapshot"]
 _LABELS = [outcome.label for outcome in Outcome]
 _LINES = 1_000
 """Log lines that may wait for a commit; older ones are dropped and counted."""
+_KEPT_LINES = 2_000
+"""Log lines of a run that stay on disk at least; older ones are pruned now and then."""
 _PROGRESS_EVERY = 250_000
 """Microseconds between two progress events of a run."""
 
@@ -105,7 +107,8 @@ class Ledger:
     _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
     _dirty: set[int] = field(init=False, factory=set)
     _feeds: list[bool] = field(init=False)
-    _progress_at: int = 0
+    _progress_at: int = field(init=False, default=0)
+    _lines_since_pruning: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         stages = self.pipeline.stages
@@ -225,9 +228,14 @@ class Ledger:
     def _take_lines(self) -> None:
         while self.lines:
             line = self.lines.popleft()
+            self._lines_since_pruning += 1
             self._event(
                 line.at, "log", line.text, level=line.level, stage=line.stage, item=line.item
             )
+
+        if self._lines_since_pruning >= _KEPT_LINES:
+            self._lines_since_pruning = 0
+            self._others.append(writes.prune_lines(self.run, _KEPT_LINES))
 
     def _take_progress(self, now: int, counts: tuple[Counts, ...]) -> None:
         weights = [stage.weight for stage in self.pipeline.stages]

@@ -71,6 +71,7 @@ class RunActor:
         hub = self.hub
         hub.epoch = hub.env.wall() - self._began
         hub.log.info("run started: pipeline %s", hub.pipeline.name)
+        hub.ledger.listener = self._heard
         remove = hub.token.add_callback(self._token_cancelled())
         try:
             with trio.CancelScope(shield=True):
@@ -133,8 +134,7 @@ class RunActor:
             for ident, number, key in page:
                 after, group = ident, codec.decode(key)
                 actor.put(Item(number, group, key=group))
-                if actor.full:
-                    await actor.room()
+                await actor.mailbox.room()
 
     # -- stopping -------------------------------------------------------------------------------
 
@@ -174,6 +174,12 @@ class RunActor:
         while self.hub.survivors:
             await self.hub.calm.wait()
 
+    def _heard(self) -> None:
+        """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
+        if self.hub.ledger.fenced:
+            message = "another process has ended this generation of the run"
+            self.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
+
     def _token_cancelled(self) -> Any:
         """Return the callback for a token that somebody else cancels, in whichever thread."""
         host = trio.lowlevel.current_trio_token()
@@ -200,7 +206,7 @@ class RunActor:
         await hub.recorder.flush(ledger)
         counts = ledger.published.counts
         for actor in self.actors:
-            if actor.finished_as is None:
+            if not actor.finished:
                 self._finish_stage(actor, counts[actor.index], ending)
         now = hub.env.now_us()
         statement = writes.end(
@@ -218,8 +224,8 @@ class RunActor:
         await hub.recorder.flush(ledger)
 
     def _finish_stage(self, actor: StageActor, counts: Counts, ending: Ending | None) -> None:
-        status = stage_status(actor.stage, counts, ending)
-        actor.finish(status, counts)
+        actor.finished = True
+        actor.register.finish(stage_status(actor.stage, counts, ending), counts)
 
     def let_go(self) -> None:
         """Leave even the tasks of work that does not stop, as far as they can be left."""

@@ -14,10 +14,10 @@ from stagerun import logs
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
 from stagerun.engine.hub import Hub
+from stagerun.engine.intake import Order, accept, order_of
 from stagerun.engine.ledger import Ledger, Line
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
-from stagerun.engine.source import Source, source_of
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import RuntimeClosedError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
@@ -30,8 +30,6 @@ __all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
 
 _NAME_EVERY = 5.0
 """Seconds between two lines that name what keeps the runtime from being left."""
-_CHUNK = 10_000
-"""Items of a list that are stored in one transaction at most."""
 
 
 @frozen
@@ -158,31 +156,18 @@ class Runtime:
         pipeline = apply_settings(pipeline, self._env.environ)
         for warning in unknown_settings(pipeline, self._env.environ):
             logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
-        source = _source(pipeline, items)
-        encoded, checked = _params(params), _labels(labels or {})
+        order = order_of(pipeline, items, params, labels or {}, key=key, target=target)
         identifier = self._env.new_id()
-        returned = await self._recorder.write(
-            writes.create_run(
-                identifier=identifier,
-                pipeline=pipeline,
-                owner=self._owner,
-                now=self._env.now_us(),
-                params=encoded,
-                labels=checked,
-                source=source.kind,
-                source_length=source.length,
-                target=target,
-                request_key=key,
-                queued=source.kind == "stored",
-            )
+        number = await accept(order, identifier, self._owner, self._recorder, self._env)
+        if number is None:
+            return await self._known(key)
+        hub = self._hub(
+            identifier=identifier,
+            number=number,
+            order=order,
+            token=token,
         )
-        if returned is None:
-            return await self._known(key, pipeline)
-        number = int(returned[0])
-        if source.kind == "stored":
-            await self._store_items(number, source)
-        hub = self._hub(identifier, number, pipeline, params, token, source)
-        actor = RunActor(hub, source)
+        actor = RunActor(hub, order.source)
         hub.on_fail = actor.stop
         self._runs[identifier] = actor
         self._floor.start_soon(self._conduct, actor, name=f"run {identifier}")
@@ -206,13 +191,13 @@ class Runtime:
 
     def _hub(
         self,
+        *,
         identifier: str,
         number: int,
-        pipeline: Pipeline,
-        params: Any,
+        order: Order,
         token: CancellationToken | None,
-        source: Source,
     ) -> Hub:
+        pipeline, source = order.pipeline, order.source
         ledger = Ledger(
             number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
         )
@@ -230,7 +215,7 @@ class Runtime:
         return Hub(
             id=identifier,
             pipeline=pipeline,
-            params=params,
+            params=order.params,
             token=CancellationToken() if token is None else CancellationToken(token),
             ledger=ledger,
             recorder=self._recorder,
@@ -241,39 +226,16 @@ class Runtime:
             on_fail=_unreachable,
         )
 
-    async def _store_items(self, run: int, source: Source) -> None:
-        """Store a list in chunks; the run begins with the last one."""
-        encoded, first = [], 1
-        for position, value in enumerate(source.items, 1):
-            try:
-                encoded.append(codec.encode(value))
-            except Exception as error:
-                await self._refuse(run, f"item {position} cannot be stored: {codec.words(error)}")
-                raise UsageError(
-                    f"item {position} of the list cannot be stored ({codec.words(error, 300)}):"
-                    " give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
-                ) from error
-            if len(encoded) == _CHUNK and position < len(source.items):
-                await self._recorder.write(writes.more_items(run, first, encoded))
-                encoded, first = [], position + 1
-        rows = writes.store_items(run, first, encoded)
-        await self._recorder.write(writes.begin(run, 1, self._env.now_us(), rows))
-
-    async def _refuse(self, run: int, message: str) -> None:
-        ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
-        await self._recorder.write(writes.end_queued(run, 1, ending, self._env.now_us()))
-
-    async def _known(self, key: str | None, pipeline: Pipeline) -> Run:
+    async def _known(self, key: str | None) -> Run:
         assert key is not None  # noqa: S101 - only a key makes a start be refused
         known = await self._store.ask(questions.run_of_key(key))
-        actor = None if known is None else self._runs.get(known[0])
-        if actor is None:
-            identifier = "?" if known is None else known[0]
+        identifier = "?" if known is None else known[0]
+        if identifier not in self._runs:
             raise UsageError(
-                f"key {key!r} belongs to run {identifier} of an earlier or another process;"
+                f"key {key!r} belongs to run {identifier}, which is not under way in this runtime:"
                 f" see `stagerun show {identifier}`"
             )
-        return Run(actor)
+        return Run(self._runs[identifier])
 
     # -- beginning and end ----------------------------------------------------------------------
 
@@ -319,29 +281,6 @@ async def _name_survivors(actors: list[RunActor]) -> None:
 
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
-
-
-def _source(pipeline: Pipeline, items: Any) -> Source:
-    given = items if items is not None else pipeline.source
-    if given is None:
-        raise UsageError(
-            f"pipeline {pipeline.name!r} has no source of its own: give items to start()"
-        )
-    return source_of(given)
-
-
-def _params(params: Any) -> bytes:
-    try:
-        return codec.encode(params)
-    except Exception as error:
-        raise UsageError(f"params cannot be stored: {codec.words(error, 300)}") from error
-
-
-def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    for name, value in labels.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name:
-            raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
-    return dict(labels)
 
 
 def _branches(nursery: trio.Nursery, indent: str = "") -> list[str]:

@@ -77,7 +77,7 @@ async def read(source: Source, hub: Hub, first: StageActor) -> Ending | None:
         message = f"the source gave no item for {limit:g} s (source_deadline)"
         return Ending(Status.FAILED, Cause.SOURCE_TIMEOUT, message)
     except Exception as error:
-        hub.log.error("the source failed", exc_info=error)
+        hub.log.error("the source failed", exc_info=error)  # noqa: TRY400 - not the stdlib's logger
         code = f"{type(error).__module__}.{type(error).__qualname__}"
         message = f"the source failed: {codec.words(error)}"
         return Ending(Status.FAILED, Cause.SOURCE_ERROR, message, code)
@@ -98,8 +98,8 @@ async def _feed_stored(hub: Hub, first: StageActor) -> None:
         for ident, number, value in page:
             after = ident
             first.put(Item(number, first.restore(value)))
-            if first.full:
-                await first.room()
+            if first.mailbox.full:
+                await first.mailbox.room()
 
 
 async def _opened(source: Source, params: Any) -> Any:
@@ -131,8 +131,8 @@ async def _feed(items: Any, hub: Hub, first: StageActor, *, keep: bool) -> None:
         for value in values:
             number += 1
             first.put(Item(number, value))
-            if first.full:
-                await first.room()
+            if first.mailbox.full:
+                await first.mailbox.room()
         await hub.recorder.room()
     hub.ledger.source_length = number
 

@@ -7,13 +7,31 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["TEXT_LIMIT", "decode", "decoder", "detail", "encode", "fingerprint", "words"]
+__all__ = [
+    "TEXT_LIMIT",
+    "decode",
+    "decoder",
+    "detail",
+    "encode",
+    "encode_result",
+    "fingerprint",
+    "words",
+]
 
 TEXT_LIMIT = 4_000
 """Characters of a kept message; a traceback may have five times as many."""
 
 encode = msgspec.msgpack.Encoder().encode
 """Encode a result. Raises TypeError, ValueError or OverflowError for what cannot be stored."""
+
+
+def encode_result(value: Any, limit: int) -> bytes:
+    """Encode a result of at most *limit* bytes; raises ValueError for a larger one too."""
+    encoded = encode(value)
+    if len(encoded) > limit:
+        raise ValueError(f"{len(encoded)} bytes encoded, result_limit is {limit}")
+    return encoded
+
 
 decode = msgspec.msgpack.Decoder().decode
 """Decode to plain builtins."""

@@ -22,6 +22,7 @@ __all__ = [
     "late",
     "more_items",
     "owner",
+    "prune_lines",
     "request_stop",
     "stage_counts",
     "stage_status",
@@ -232,6 +233,15 @@ def last_event(run: int, seq: int, source_length: int | None) -> Statement:
         "UPDATE runs SET events = ?, source_length = coalesce(?, source_length) WHERE run = ?",
         (seq, source_length, run),
         expected=1,
+    )
+
+
+def prune_lines(run: int, keep: int) -> Statement:
+    """Return the statement that drops all but a run's last log lines."""
+    return Statement(
+        "DELETE FROM events WHERE run = ? AND kind = 'log' AND seq <= (SELECT seq FROM events"
+        " WHERE run = ? AND kind = 'log' ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+        (run, run, keep),
     )
 
 

@@ -1,0 +1,122 @@
+"""What ``start()`` is given: checked, stored, and only then acknowledged."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from stagerun.engine.env import Env
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.source import Source, source_of
+from stagerun.errors import UsageError
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.status import Cause, Ending, Status
+from stagerun.store import codec, writes
+
+__all__ = ["Order", "accept", "order_of"]
+
+_CHUNK = 10_000
+"""Items of a list that are stored in one transaction at most."""
+
+
+@frozen(kw_only=True)
+class Order:
+    """A run that was asked for; everything in it can be stored, but for a list's items."""
+
+    pipeline: Pipeline
+    source: Source
+    params: Any
+    encoded_params: bytes
+    labels: Mapping[str, str]
+    key: str | None
+    target: str | None
+
+
+def order_of(
+    pipeline: Pipeline,
+    items: Any,
+    params: Any,
+    labels: Mapping[Any, Any],
+    *,
+    key: str | None,
+    target: str | None,
+) -> Order:
+    """Check what was given.
+
+    Raises:
+        UsageError: Something is not of a kind that can be used; it says which.
+    """
+    given = items if items is not None else pipeline.source
+    if given is None:
+        raise UsageError(
+            f"pipeline {pipeline.name!r} has no source of its own: give items to start()"
+        )
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name:
+            raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
+    try:
+        encoded = codec.encode(params)
+    except Exception as error:
+        raise UsageError(f"params cannot be stored: {codec.words(error, 300)}") from error
+    return Order(
+        pipeline=pipeline,
+        source=source_of(given),
+        params=params,
+        encoded_params=encoded,
+        labels=dict(labels),
+        key=key,
+        target=target,
+    )
+
+
+async def accept(
+    order: Order, identifier: str, owner: int, recorder: Recorder, env: Env
+) -> int | None:
+    """Store a run, and its items where they are a list; return the run's number.
+
+    None: the order's key has been used before, nothing was stored.
+
+    Raises:
+        UsageError: An item of the list cannot be stored; the run is there, as ``failed``.
+    """
+    returned = await recorder.write(
+        writes.create_run(
+            identifier=identifier,
+            pipeline=order.pipeline,
+            owner=owner,
+            now=env.now_us(),
+            params=order.encoded_params,
+            labels=order.labels,
+            source=order.source.kind,
+            source_length=order.source.length,
+            target=order.target,
+            request_key=order.key,
+            queued=order.source.kind == "stored",
+        )
+    )
+    if returned is None:
+        return None
+    number = int(returned[0])
+    if order.source.kind == "stored":
+        await _store_items(number, order.source, recorder, env)
+    return number
+
+
+async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -> None:
+    """Store a list in chunks; the run begins with the last one."""
+    encoded, first = list[bytes](), 1
+    for position, value in enumerate(source.items, 1):
+        try:
+            encoded.append(codec.encode(value))
+        except Exception as error:
+            message = f"item {position} of the list cannot be stored ({codec.words(error, 300)})"
+            ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
+            await recorder.write(writes.end_queued(run, 1, ending, env.now_us()))
+            raise UsageError(
+                f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
+            ) from error
+        if len(encoded) == _CHUNK and position < len(source.items):
+            await recorder.write(writes.more_items(run, first, encoded))
+            encoded, first = [], position + 1
+    rows = writes.store_items(run, first, encoded)
+    await recorder.write(writes.begin(run, 1, env.now_us(), rows))

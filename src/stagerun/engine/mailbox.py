@@ -1,0 +1,116 @@
+"""The items in front of a stage: bounded, in order, with a side room for those between attempts."""
+
+import heapq
+import math
+from collections import deque
+
+import trio
+
+from stagerun.engine.desk import Item
+
+__all__ = ["Mailbox"]
+
+
+class Mailbox:
+    """A channel's meaning at a deque's price: nobody parks unless it is empty or full.
+
+    Putting never waits; whoever puts looks at ``full`` afterwards and waits for ``room()``. So it
+    may hold as many items more than ``limit`` as there are putters.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.shut = False
+        """Set when a run stops: nothing is taken any more, and nobody waits."""
+        self._waiting: deque[Item] = deque()
+        self._parked: list[tuple[float, int, Item]] = []  # a heap, by the time of the next attempt
+        self._room = trio.lowlevel.ParkingLot()
+        self._arrivals = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits, here or between two attempts."""
+        return not self._waiting and not self._parked
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to take. Too many pausing items hold up new ones."""
+        return bool(self._waiting) and not self.shut and len(self._parked) < self.limit
+
+    @property
+    def full(self) -> bool:
+        """Whether to wait for ``room()`` before putting the next item."""
+        return len(self._waiting) >= self.limit
+
+    @property
+    def wake_at(self) -> float:
+        """When the next pausing item is due; inf when there is none."""
+        return self._parked[0][0] if self._parked else math.inf
+
+    def put(self, item: Item) -> None:
+        """Let an item wait its turn."""
+        self._waiting.append(item)
+
+    def take(self) -> Item:
+        """Take the first item. Only when ``ready``."""
+        item = self._waiting.popleft()
+        if self._room and len(self._waiting) <= self.limit // 2:
+            self._room.unpark_all()
+        return item
+
+    async def room(self) -> None:
+        """Wait until fewer items wait than may wait."""
+        while self.full and not self.shut:
+            await self._room.park()
+
+    def call(self) -> bool:
+        """Wake a worker that waits for an arrival; False when none does."""
+        if self._arrivals:
+            self._arrivals.unpark()
+            return True
+        return False
+
+    async def arrival(self) -> None:
+        """Wait until somebody calls."""
+        await self._arrivals.park()
+
+    def release(self) -> None:
+        """Wake every worker that waits for an arrival: none may come any more."""
+        self._arrivals.unpark_all()
+
+    def shut_down(self) -> list[Item]:
+        """Take nothing more, let nobody wait; return the items that were between two attempts."""
+        self.shut = True
+        self._room.unpark_all()
+        self.release()
+        pausing = [item for _, _, item in self._parked]
+        self._parked.clear()
+        return pausing
+
+    def park(self, item: Item, until: float) -> None:
+        """Let an item pause until its next attempt, in nobody's way."""
+        heapq.heappush(self._parked, (until, item.number, item))
+
+    def unpark_due(self, now: float) -> int:
+        """Put the items that have paused long enough back to the others; return how many."""
+        count = 0
+        while self._parked and self._parked[0][0] <= now:
+            self.put(heapq.heappop(self._parked)[2])
+            count += 1
+        return count
+
+    def remove(self, number: int) -> Item | None:
+        """Take an item out wherever it waits; None when it is not here."""
+        for item in self._waiting:
+            if item.number == number:
+                self._waiting.remove(item)
+                return item
+        for entry in self._parked:
+            if entry[1] == number:
+                self._parked.remove(entry)
+                heapq.heapify(self._parked)
+                return entry[2]
+        return None

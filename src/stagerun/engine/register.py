@@ -1,0 +1,124 @@
+"""What a stage writes down: one row for each item's outcome, its own status, and the log lines."""
+
+from typing import Any
+
+import trio
+
+from stagerun.engine.desk import Item
+from stagerun.engine.hub import Hub
+from stagerun.engine.ledger import Post
+from stagerun.logs import RunLog
+from stagerun.model.outcome import Outcome
+from stagerun.model.stage import Stage
+from stagerun.model.status import Counts
+from stagerun.phase import PHASE
+from stagerun.rules.verdict import Ended
+from stagerun.store import codec, writes
+
+__all__ = ["Register"]
+
+_INLINE = 512
+"""Bytes of a result that still ride in the item's own row."""
+_QUIET = (Outcome.CANCELLED, Outcome.SKIPPED)
+
+
+class Register:
+    """The hand of one stage that writes; it decides nothing."""
+
+    def __init__(self, stage: Stage, index: int, hub: Hub) -> None:
+        self.log: RunLog = hub.log.for_stage(stage.name)
+        self._stage = stage
+        self._index = index
+        self._hub = hub
+        self._began = 0.0
+        self._last_error: str | None = None
+
+    def outcome(self, item: Item, outcome: Outcome, encoded: bytes | None, now: float) -> None:
+        """Post the item's one row for this stage and generation."""
+        hub, ledger, started = self._hub, self._hub.ledger, item.started or now
+        size = 0 if encoded is None else len(encoded)
+        if size > _INLINE:
+            hub.post(Post.RESULT, (*self._place(item), encoded), size)
+            encoded, size = None, 0
+        hub.recorder.post(
+            ledger,
+            Post.ITEM,
+            (
+                ledger.run,
+                self._index,
+                item.number,
+                ledger.generation,
+                int(outcome),
+                item.attempts,
+                int((started + hub.epoch) * 1e6),
+                int((now - started) * 1e6),
+                encoded,
+            ),
+            size,
+        )
+
+    def failure(self, item: Item, ended: Ended, error: BaseException | None) -> None:
+        """Post that an item ended without a result, why and with which error; say it in the log."""
+        name = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
+        message = ended.message or codec.words(error)
+        phase = PHASE.get() or getattr(error, "phase", None)
+        if phase and ended.outcome is Outcome.TIMED_OUT:
+            message = f"{message} (HTTP phase: {codec.words(phase)})"
+        if ended.outcome not in _QUIET:
+            self._last_error = name or ended.cause.value
+        self.outcome(item, ended.outcome, None, trio.current_time())
+        detail = None if error is None else codec.detail(error)
+        row = (*self._place(item), ended.cause.value, codec.words(message), name, detail, None)
+        self._hub.post(Post.FAILURE, row, len(message))
+        speak = self.log.info if ended.outcome in _QUIET else self.log.warning
+        label, code = ended.outcome.label, name or ended.cause.value
+        speak("item %d %s (%s): %s", item.number, label, code, message, item=item.number)
+
+    def _place(self, item: Item) -> tuple[int, int, int, int]:
+        return (self._hub.ledger.run, self._index, item.number, self._hub.ledger.generation)
+
+    def begin(self) -> None:
+        """Record and say that the stage has begun."""
+        self._began = trio.current_time()
+        self.log.info("stage %s started", self._stage.name)
+        self._status("running", started_at=self._hub.env.now_us())
+
+    def stand(self, oldest: float | None) -> None:
+        """Say how a long stage stands. *oldest*: when its oldest attempt began."""
+        now = trio.current_time()
+        counts = self._hub.ledger.published.counts[self._index]
+        self.log.info(
+            "stage %s under way for %.0f s: %d of %d settled, %d in flight, the oldest for %.1f s",
+            self._stage.name,
+            now - self._began,
+            counts.settled,
+            counts.accepted,
+            counts.in_flight,
+            0.0 if oldest is None else now - oldest,
+        )
+
+    def finish(self, status: str, counts: Counts) -> None:
+        """Record and say how the stage ended."""
+        self._status(status, finished_at=self._hub.env.now_us())
+        if status == "skipped":
+            return
+        words = ("failed", "timed_out", "cancelled", "crashed")
+        lost = "".join(f", {getattr(counts, w)} {w}" for w in words if getattr(counts, w))
+        error = f"; last error {self._last_error}" if self._last_error else ""
+        speak = self.log.error if status in ("failed", "timed_out") else self.log.info
+        speak(
+            "stage %s %s after %.3f s: %d of %d ok%s%s",
+            self._stage.name,
+            status,
+            trio.current_time() - self._began,
+            counts.ok,
+            counts.accepted,
+            lost,
+            error,
+        )
+
+    def _status(self, status: str, **times: Any) -> None:
+        ledger = self._hub.ledger
+        statement = writes.stage_status(ledger.run, ledger.generation, self._index, status, **times)
+        row = (self._hub.env.now_us(), self._stage.name, status, statement)
+        self._hub.post(Post.STAGE, row)

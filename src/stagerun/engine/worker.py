@@ -1,0 +1,141 @@
+"""A worker: carries items through its stage, one attempt after the other, until none waits.
+
+User code runs here and nowhere else. Whatever it does is an outcome of its item: raising, hanging,
+swallowing its cancellation. What is recorded and handed on stands outside every scope that fires.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from stagerun.engine.context import CURRENT
+from stagerun.engine.desk import Desk, Item
+from stagerun.model.status import Cause
+from stagerun.phase import PHASE
+from stagerun.store import codec
+
+if TYPE_CHECKING:
+    from stagerun.engine.stage import StageActor
+
+__all__ = ["work"]
+
+_STREAK = 64
+"""Items after which a worker lets the others run, however quick its stage is."""
+
+_How = tuple[bool, Any, BaseException | None]
+"""How an attempt ended: whether it returned, what, and what it raised."""
+
+
+@trio.lowlevel.enable_ki_protection
+async def work(actor: "StageActor", desk: Desk) -> None:
+    """Be one worker. Ctrl-C in the middle of a stage belongs to the program, not to an item."""
+    CURRENT.set(desk)
+    if actor.stage.resource is None:
+        await _carry(actor, desk)
+    else:
+        while actor.wants(desk) and await _carry_with_resource(actor, desk):
+            pass
+    if not desk.abandoned:
+        actor.dismiss(desk)
+
+
+async def _carry_with_resource(actor: "StageActor", desk: Desk) -> bool:
+    """Open the resource, carry until an attempt is cut, close it; False: give up."""
+    assert actor.stage.resource is not None  # noqa: S101 - asked by work()
+    limit = actor.stage.restart.deadline
+    state = "open"
+    try:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
+            desk.opening = scope
+            async with actor.stage.resource() as desk.resource:
+                desk.opening, scope.deadline = None, math.inf
+                actor.resource_failures = 0
+                state = "use"
+                await _carry(actor, desk)
+                state = "close"
+                scope.deadline = trio.current_time() + limit
+    except Exception as error:
+        if state == "use":
+            raise  # a defect of the engine: a stage cannot raise through _carry()
+        if state == "close":
+            actor.log.warning(
+                "the resource of stage %s did not close", actor.stage.name, exc_info=error
+            )
+            return True
+        return await _opening_failed(actor, error)
+    finally:
+        desk.opening = None
+    if state == "open" and not actor.hub.stop:
+        return await _opening_failed(actor, TimeoutError(f"not open after {limit:g} s"))
+    return True
+
+
+async def _opening_failed(actor: "StageActor", error: Exception) -> bool:
+    """Wait before the next try; after too many in a row give the run up."""
+    actor.resource_failures += 1
+    times, restart, name = actor.resource_failures, actor.stage.restart, actor.stage.name
+    actor.log.warning("stage %s cannot open its resource (try %d)", name, times, exc_info=error)
+    if times >= restart.attempts:
+        message = f"stage {name} could not open its resource {times} times in a row"
+        actor.hub.fail(Cause.RESOURCE, f"{message}: {codec.words(error)}", error)
+        return False
+    longest = min(restart.cap, restart.base * 2.0 ** (times - 1))
+    with trio.move_on_after(actor.hub.env.jitter() * longest, shield=True):
+        await actor.hub.token.wait()
+    return True
+
+
+async def _carry(actor: "StageActor", desk: Desk) -> None:
+    """Carry items until none waits, or, with a resource, until an attempt was cut."""
+    while (items := await actor.next_items(desk)) is not None:
+        returned, value, error = await _lap(actor, desk, items)
+        # No scope can fire here: what a cut attempt has left behind is recorded for certain.
+        if desk.left_behind is not None:
+            actor.hub.returned(desk.left_behind, actor.index)
+            return
+        if desk.busy:
+            actor.settle_all(desk, returned=returned, value=value, error=error)
+            await actor.flow()
+            if actor.stage.resource is not None:
+                return
+
+
+async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) -> _How:
+    """Attempt one item after the other under one long-lived scope, until an attempt is cut.
+
+    What is still in hand afterwards was cut; the return value is how that attempt ended.
+    """
+    how: _How = (False, None, None)
+    streak = 0
+    desk.cut_at, desk.bound = None, math.inf
+    try:
+        with trio.CancelScope(shield=True) as desk.scope:
+            while items is not None:
+                desk.begin(items)
+                how = await _attempt(actor, desk)
+                if desk.was_cut:
+                    break
+                actor.settle_all(desk, returned=how[0], value=how[1], error=how[2])
+                streak += 1
+                if streak >= _STREAK or actor.must_wait:
+                    streak = 0
+                    desk.rest()
+                    await actor.flow()
+                items = actor.more_items()
+    except BaseException as escaped:
+        if not desk.scope.cancel_called:
+            raise  # a defect of the engine
+        how = (False, None, escaped)  # what a cut attempt raised beside its Cancelled
+    return how
+
+
+async def _attempt(actor: "StageActor", desk: Desk) -> _How:
+    """Call the stage once. Whatever it raises is the item's, never the worker's."""
+    PHASE.set(None)
+    try:
+        return True, await actor.perform(desk), None
+    except BaseException as error:
+        if desk.scope.cancel_called:
+            raise  # through the scope, which takes its own Cancelled out of it
+        return False, None, error
