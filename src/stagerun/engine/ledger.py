@@ -7,7 +7,7 @@ one transaction. So the sums on disk hold at every commit, and nobody counts twi
 import json
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import Enum
 from itertools import pairwise
 from typing import Any
 
@@ -41,13 +41,13 @@ class Post(Enum):
     EMISSION = "emissions"
     MEMBER = "members"
     KEY = "keys"
-    ACCEPTED = auto()
-    GROUPS = auto()
-    STAGE = auto()
-    FIRST = auto()
-    STATEMENT = auto()
-    ENDING = auto()
-    NUDGE = auto()
+    ACCEPTED = "accepted"
+    GROUPS = "groups"
+    STAGE = "stage"
+    FIRST = "first"
+    STATEMENT = "statement"
+    ENDING = "ending"
+    NUDGE = "nudge"
 
 
 @frozen
@@ -151,7 +151,7 @@ class Ledger:
                 self.accepted[payload[1]] += 1
                 self._dirty.add(payload[1])
             self._add(post, payload)
-        elif isinstance(post.value, str):
+        elif post.value in writes.WIDTH:
             self._add(post, payload)
         else:
             self._take_rare(post, payload)

@@ -37,8 +37,10 @@ class RuntimeStatistics:
     """What a runtime has under way at this moment."""
 
     runs: int
-    workers: int
+    in_flight: int
+    """Items that a stage works on."""
     survivors: int
+    """Cut attempts that have not stopped, also of runs that have ended."""
 
 
 @asynccontextmanager
@@ -65,7 +67,7 @@ async def open_runtime(
     with logs.install(env.environ):
         try:
             async with trio.open_nursery() as floor:
-                await floor.start(_persist, store, recorder)
+                await floor.start(_persist, store, recorder, name="persistence actor")
                 runtime = Runtime(store, recorder, env, floor)
                 await runtime._register()  # noqa: SLF001 - half of its construction is async
                 try:
@@ -121,6 +123,8 @@ class Runtime:
         self._floor = floor
         self._owner = 0
         self._runs: dict[str, RunActor] = {}
+        self._haunted: list[RunActor] = []
+        """Runs that have ended while work of theirs had not."""
         self._closing = False
 
     async def start(
@@ -178,8 +182,8 @@ class Runtime:
         actors = self._runs.values()
         return RuntimeStatistics(
             runs=len(actors),
-            workers=sum(sum(a.hub.ledger.in_flight) for a in actors),
-            survivors=sum(len(a.hub.survivors) for a in actors),
+            in_flight=sum(sum(actor.hub.ledger.in_flight) for actor in actors),
+            survivors=sum(len(actor.hub.survivors) for actor in [*actors, *self._haunted]),
         )
 
     def tree(self) -> str:
@@ -253,6 +257,7 @@ class Runtime:
             await actor.conduct()
         finally:
             self._runs.pop(actor.hub.id, None)
+            self._haunted = [ended for ended in [*self._haunted, actor] if ended.hub.survivors]
 
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
@@ -269,7 +274,7 @@ class Runtime:
             await self._recorder.write(writes.end_owner(self._owner, self._env.now_us()))
         except StoreError:
             return  # it is what open_runtime raises already
-        self._floor.start_soon(_name_survivors, actors, name="names what does not stop")
+        self._floor.start_soon(_name_survivors, self._haunted, name="names what does not stop")
 
 
 async def _name_survivors(actors: list[RunActor]) -> None:

@@ -1,0 +1,1 @@
+"""The door for people: commands that load, run and show. Needs the extra ``stagerun[cli]``."""

@@ -1,0 +1,114 @@
+"""From a target of the command line, ``module:name`` or ``file.py:name``, to a pipeline."""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+from stagerun.errors import TargetError
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.stage import Stage
+
+__all__ = ["load_pipeline"]
+
+
+def load_pipeline(target: str) -> tuple[Pipeline, str]:
+    """Import what *target* names; return the pipeline, and the target to find it from anywhere.
+
+    As with ``python FILE`` and ``python -m MODULE``, the file's folder or the current one comes
+    first on ``sys.path`` from now on.
+
+    Raises:
+        TargetError: It does not lead to a pipeline; says what would.
+    """
+    place, _, name = target.rpartition(":")
+    if not place:
+        place, name = target, ""
+    if place.endswith(".py") or "/" in place:
+        path = Path(place).expanduser().absolute()
+        module, place = _import_file(path, place), str(path)
+    else:
+        module = _import_module(place)
+    return _pipeline(module, name, target), f"{place}:{name}"
+
+
+def _import_file(path: Path, given: str) -> ModuleType:
+    if not path.is_file():
+        siblings = [sibling.name for sibling in path.parent.glob("*.py")]
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise TargetError(f"the file {given} {problem}{_meant(path.name, siblings)}")
+    sys.path.insert(0, str(path.parent))
+    # A name that is taken stays with its module: a file json.py must not become everybody's json.
+    name = path.stem if path.stem not in sys.modules else f"stagerun_target_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"the file {given} is not Python: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise TargetError(_failed(given, error, path)) from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(f"{missing}."):
+            raise TargetError(_failed(name, error)) from error
+        here = [found.stem for found in Path.cwd().glob("*.py")]
+        raise TargetError(
+            f"there is no module {missing!r} here or on the Python path{_meant(missing, here)}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(_failed(name, error)) from error
+
+
+def _failed(given: str, error: BaseException, path: Path | None = None) -> str:
+    """Tell an import's failure in one sentence, with the line of the user's file."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if path is not None and frame.filename == str(path)]
+    last = (own or list(frames))[-1]
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"importing {given} raised {said} ({last.filename}, line {last.lineno})"
+
+
+def _pipeline(module: ModuleType, name: str, target: str) -> Pipeline:
+    found = [each for each, value in vars(module).items() if isinstance(value, Pipeline)]
+    there = f"; it holds {', '.join(found)}" if found else "; it holds no pipeline at all"
+    if not name:
+        example = found[0] if found else "pipeline"
+        raise TargetError(f"{target!r} names no pipeline: write {target}:{example}{there}")
+    try:
+        value = getattr(module, name)
+    except AttributeError:
+        hint = _meant(name, found) or there
+        raise TargetError(f"there is no {name!r} in {target.rpartition(':')[0]}{hint}") from None
+    if isinstance(value, Pipeline):
+        return value
+    if isinstance(value, Stage):
+        raise TargetError(
+            f"{target} is a stage, not a pipeline: put it in one, Pipeline({name!r}, [{name}])"
+        )
+    raise TargetError(f"{target} is {_kind(value)}, not a pipeline{there}")
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
