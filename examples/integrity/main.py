@@ -1,7 +1,7 @@
 """The same pipeline inside a trio program of one's own: `python examples/integrity/main.py`."""
 
 import trio
-from pipeline import pipeline
+from pipeline import pipeline  # type: ignore[import-not-found] # found beside this file
 
 from stagerun import open_runtime
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from math import ceil, inf
+from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -68,13 +69,11 @@ class Answer:
 
 @frozen
 class Record:
-    """What is known of one file; `expected` is how many records its entity has in all."""
+    """One file to check; `expected` is how many records its entity has in all."""
 
     entity: str
     expected: int
-    path: str
-    size: int | None
-    sha256: str | None
+    row: Row
 
 
 @frozen
@@ -149,7 +148,7 @@ async def listed(address: str, entities: str | list[str] | None = None) -> list[
 class Visitors:
     """Tells when a service of our own is needed no more."""
 
-    LONGEST_PAUSE = 3.0  # seconds between two attempts at a page: a busy one asks for 1
+    LONGEST_PAUSE: Final = 2.0  # seconds, with a margin: attempts at a page are at most 1 s apart
 
     def __init__(self, unserved: int) -> None:
         self._unserved = unserved
@@ -222,26 +221,26 @@ async def pages(page: Page, ctx: Context) -> Any:
 async def records(answer: Answer) -> AsyncGenerator[Record]:
     """Unfold a page: one item in, up to 250 out."""
     for row in answer.records:
-        yield Record(answer.entity, answer.total, row.path, row.size, row.sha256)
+        yield Record(answer.entity, answer.total, row)
 
 
 @stage(workers=4, deadline=30)
 def check(record: Record) -> Check | Drop:
     """Compare a file with its record; a plain function, so it runs in a thread."""
-    if record.sha256 is None:
+    if record.row.sha256 is None:
         return DROP
-    return Check(record.entity, record.expected, record.path, state_of(record))
+    return Check(record.entity, record.expected, record.row.path, state_of(record.row))
 
 
-def state_of(record: Record) -> Literal["intact", "changed", "missing"]:
+def state_of(row: Row) -> Literal["intact", "changed", "missing"]:
     try:
-        with open(record.path, "rb") as file:
-            if record.size not in (None, os.fstat(file.fileno()).st_size):
+        with Path(row.path).open("rb") as file:
+            if row.size not in (None, os.fstat(file.fileno()).st_size):
                 return "changed"
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return "missing"
-    return "intact" if found == record.sha256 else "changed"
+    return "intact" if found == row.sha256 else "changed"
 
 
 @collect(by=lambda each: each.entity)

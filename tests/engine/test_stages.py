@@ -89,7 +89,9 @@ _ERRORS = [
 ]
 
 
-@pytest.mark.parametrize("error", _ERRORS, ids=[f"{n}-{type(e).__name__}" for n, e in enumerate(_ERRORS)])
+@pytest.mark.parametrize(
+    "error", _ERRORS, ids=[f"{n}-{type(e).__name__}" for n, e in enumerate(_ERRORS)]
+)
 async def test_whatever_a_stage_raises_is_the_outcome_of_its_item_alone(
     bench: Bench, error: BaseException
 ) -> None:

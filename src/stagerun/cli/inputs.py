@@ -8,7 +8,6 @@ as they come, and a broken one ends the run as ``failed`` after what came before
 
 import codecs
 import stat
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ def open_input(name: str) -> "InputFile | InputStream":
     """
     if name == "-":
         # Not sys.stdin: its lock, held by a thread that waits for a line, would hinder the exit.
-        return InputStream(open(0, "rb", closefd=False), "standard input")  # noqa: SIM115
+        return InputStream(open(0, "rb", closefd=False), "standard input")
     path = Path(name)
     try:
         if stat.S_ISREG(path.stat().st_mode):
@@ -71,7 +70,7 @@ class InputStream(Iterator[Any]):
     def __init__(self, lines: BinaryIO, name: str) -> None:
         self.error: InputError | None = None
         """What ended the input too early, for the exit status."""
-        self.waits_for_person = lines.isatty()
+        self.from_person = lines.isatty()
         self._values = _values(lines, name)
 
     def __iter__(self) -> Self:
@@ -111,9 +110,3 @@ def _value(text: bytes, number: int, name: str) -> Any:
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"line {number} of {name} cannot be stored: {error}", number) from error
     return value
-
-
-def prompt(items: InputStream) -> None:
-    """Tell a person at the keyboard what is waited for."""
-    if items.waits_for_person:
-        sys.stderr.write("reading items from the terminal, one JSON value a line; Ctrl-D ends\n")

@@ -27,6 +27,7 @@ from stagerun.engine.kinds import actor_for
 from stagerun.engine.ledger import Post
 from stagerun.engine.source import Source, read
 from stagerun.engine.stage import StageActor
+from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
@@ -79,8 +80,11 @@ class RunActor:
                     self._cast(nursery)
                     ending = await self._work()
                 await self._write_ending(ending)
-        except StoreError as error:
-            self.error = error  # open_runtime raises it; whoever waits for this run gets it too
+        except (StoreError, BaseExceptionGroup) as error:
+            lost = sole(error)
+            if not isinstance(lost, StoreError):
+                raise
+            self.error = lost  # open_runtime raises it; whoever waits for this run gets it too
         finally:
             remove()
             self.done.set()

@@ -19,6 +19,7 @@ from stagerun.engine.ledger import Ledger, Line
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
+from stagerun.engine.unwrap import sole
 from stagerun.errors import RuntimeClosedError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
@@ -77,7 +78,7 @@ async def open_runtime(
                         await runtime._shut_down()  # noqa: SLF001 - as above
                         store.stop()
         except BaseExceptionGroup as group:
-            error = _only(group)
+            error = sole(group)
             if error is None:
                 raise
             raise error from error.__cause__
@@ -87,16 +88,6 @@ def _default_store(database: str | Path) -> Store:
     from stagerun.store.aio import AioStore  # noqa: PLC0415 - asyncio is loaded when first needed
 
     return AioStore(database)
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """Return the one exception of a group, however deep; None when there are more."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        if len(found.exceptions) != 1:
-            return None
-        found = found.exceptions[0]
-    return found
 
 
 async def _persist(store: Store, recorder: Recorder, *, task_status: trio.TaskStatus[None]) -> None:

@@ -64,9 +64,11 @@ class AioStore:
         self, composer: Composer, tell: Callable[..., None], started: Callable[[], None]
     ) -> None:
         try:
+            # Opened in the loop's own thread, where nothing else waits yet: when aiosqlite fails to
+            # open, its thread outlives the loop and says so on stderr.
             async with (
-                _Connection(lambda: connect(self.path)).opened() as writer,
-                _Connection(lambda: read_only(self.path)).opened() as reader,
+                _Connection(connect(self.path)).opened() as writer,
+                _Connection(read_only(self.path)).opened() as reader,
             ):
                 self._reader = reader
                 started()
@@ -183,8 +185,8 @@ class _Connection(aiosqlite.Connection):
     version and a test stand for it.
     """
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(connector, iter_chunk_size=64)
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(lambda: connection, iter_chunk_size=64)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Self]:

@@ -47,6 +47,8 @@ def connect(path: str | Path) -> sqlite3.Connection:
         connection.close()
         if isinstance(error, sqlite3.Error):
             raise StoreError(explain(error, path)) from error
+        if isinstance(error, StoreError):
+            raise StoreError(f"database {path}: {error}") from None
         raise
     return connection
 
@@ -68,9 +70,9 @@ def read_only(path: str | Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(explain(error, place)) from error
-    except StoreError:
+    except StoreError as error:
         connection.close()
-        raise
+        raise StoreError(f"database {place}: {error}") from None
     return connection
 
 
@@ -146,10 +148,10 @@ def _version(connection: sqlite3.Connection) -> int:
 def _check_version(connection: sqlite3.Connection, *, new: bool = False) -> None:
     version, newest = _version(connection), STEPS[-1][0]
     if version == 0 and not new:
-        raise StoreError("this is not a stagerun database: give the path of one with --db")
+        raise StoreError("it is not a stagerun database: give the path of one with --db")
     if version > newest:
         raise StoreError(
-            f"the database has schema version {version}, this stagerun knows up to {newest}:"
+            f"it has schema version {version}, this stagerun knows up to {newest}:"
             " use the newer stagerun that wrote it"
         )
 
@@ -158,7 +160,7 @@ def _refuse_foreign(connection: sqlite3.Connection) -> None:
     tables = connection.execute("SELECT name FROM sqlite_schema LIMIT 3").fetchall()
     if tables:
         names = ", ".join(name for (name,) in tables)
-        raise StoreError(f"the database belongs to another program (it holds {names})")
+        raise StoreError(f"it belongs to another program (it holds {names})")
 
 
 def _statements(name: str) -> list[str]:

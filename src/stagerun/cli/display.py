@@ -1,0 +1,234 @@
+"""Bars that live while a run does: a line per stage, drawn from committed numbers alone."""
+
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from attrs import frozen
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stagerun.cli.terminal import SHORT, console, plain, span
+from stagerun.logs import TextLines
+from stagerun.model.status import Counts
+
+__all__ = ["OUTCOMES", "Board", "Progress", "bars_fit", "expected", "live_bars"]
+
+OUTCOMES: Final = {
+    "ok": "green",
+    "failed": "red",
+    "timed_out": "yellow",
+    "crashed": "bold red",
+    "cancelled": "magenta",
+    "skipped": "dim",
+}
+"""The outcomes in the order in which people want to hear of them, and their colours."""
+
+_WINDOW: Final = 10.0
+"""Seconds that a rate looks back."""
+_PER_SECOND: Final = 10
+"""Frames drawn in a second."""
+_ROOMY, _TIGHT = 110, 72
+"""Columns from which everything, and below which only the numbers are shown."""
+
+
+@frozen(kw_only=True)
+class Progress:
+    """Where a run stands, as a frame needs it."""
+
+    pipeline: str
+    id: str
+    status: str
+    percent: float | None
+    source_length: int | None
+    stages: tuple[Counts, ...]
+    notice: str = ""
+    """One line more, when there is something to say."""
+
+
+def expected(stages: Sequence[Counts], source_length: int | None) -> list[float | None]:
+    """Tell for each stage how many items it will have had in the end, or None: nobody knows yet.
+
+    What is still to come from the stage before is taken to multiply as what came until now.
+    """
+    totals = list[float | None]()
+    for index, stage in enumerate(stages):
+        if index == 0:
+            total = None if source_length is None else float(max(source_length, stage.accepted))
+        else:
+            before, until = stages[index - 1], totals[-1]
+            left = None if until is None else until - before.settled
+            if left is None:
+                total = None
+            elif left <= 0:
+                total = float(stage.accepted)
+            elif before.settled and stage.accepted:
+                total = stage.accepted + left * stage.accepted / before.settled
+            else:
+                total = None
+        totals.append(total)
+    return totals
+
+
+def bars_fit() -> bool:
+    """Whether standard error is a screen that can be drawn on again and again."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return False
+    screen = console(sys.stderr)
+    return screen.is_interactive and not screen.is_dumb_terminal
+
+
+@contextmanager
+def live_bars(board: "Board", *, keep: bool) -> Iterator[None]:
+    """Draw *board* on standard error until the block is left.
+
+    Log lines from WARNING on (from ``STAGERUN_LOG_LEVEL`` on, when that is set) and what stages
+    print on the screen appear above the bars. *keep* leaves the last frame standing.
+    """
+    screen = console(sys.stderr)
+    live = Live(
+        board,
+        console=screen,
+        refresh_per_second=_PER_SECOND,
+        transient=not keep,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    )
+    logger, lines = logging.getLogger("stagerun"), _LinesAbove(screen)
+    with live:
+        logger.addHandler(lines)
+        try:
+            yield
+        finally:
+            logger.removeHandler(lines)
+
+
+class _LinesAbove(logging.Handler):
+    """Shows log lines above the bars; the terminal's own handler leaves them to this one."""
+
+    def __init__(self, screen: Console) -> None:
+        super().__init__()
+        self.setFormatter(TextLines())
+        self._screen = screen
+        chosen = bool(os.environ.get("STAGERUN_LOG_LEVEL", "").strip())
+        self._least = logging.NOTSET if chosen else logging.WARNING
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= self._least:
+            style = "red" if record.levelno >= logging.ERROR else "yellow"
+            shown = style if record.levelno >= logging.WARNING else "dim"
+            self._screen.print(Text(self.format(record), style=shown), soft_wrap=True)
+
+
+class Board:
+    """The picture of a run. Each frame asks *read* where the run stands. Any thread."""
+
+    def __init__(self, read: Callable[[], Progress]) -> None:
+        self._read = read
+        self._began = time.monotonic()
+        self._past = deque[tuple[float, tuple[int, ...]]]()
+        """When a frame was drawn and what was settled then, over the last seconds."""
+
+    def __rich_console__(self, _screen: Console, options: ConsoleOptions) -> RenderResult:
+        progress, now = self._read(), time.monotonic()
+        rates = self._rates(progress, now)
+        yield self._head(progress, now)
+        yield _lines(progress, rates, options.max_width)
+        if progress.notice:
+            yield Text(plain(progress.notice), style="yellow", no_wrap=True, overflow="ellipsis")
+
+    def _rates(self, progress: Progress, now: float) -> list[float]:
+        """Return what each stage settles in a second."""
+        settled = tuple(stage.settled for stage in progress.stages)
+        self._past.append((now, settled))
+        while now - self._past[0][0] > _WINDOW:
+            self._past.popleft()
+        then, before = self._past[0]
+        if now - then < 0.5:
+            return [0.0] * len(settled)
+        return [(new - old) / (now - then) for new, old in zip(settled, before, strict=True)]
+
+    def _head(self, progress: Progress, now: float) -> Text:
+        parts = [progress.status]
+        if progress.percent is not None:
+            parts.append(f"{progress.percent:.1f} %")
+        parts.append(span(now - self._began))
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(plain(progress.pipeline), style="bold")
+        head.append(f"  {progress.id[:SHORT]}", style="cyan")
+        return head.append("  " + " · ".join(parts))
+
+
+def _lines(progress: Progress, rates: Sequence[float], width: int) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    roomy, tight = width >= _ROOMY, width < _TIGHT
+    table.add_column(max_width=max(8, width // 5), no_wrap=True, overflow="ellipsis")
+    if not tight:
+        table.add_column(no_wrap=True)
+    for justify in ("right", "left"):
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]  # two of its literals
+    for _ in range(3 if roomy else 0 if tight else 1):
+        table.add_column(justify="right", no_wrap=True)
+    totals = expected(progress.stages, progress.source_length)
+    for stage, total, rate in zip(progress.stages, totals, rates, strict=True):
+        cells: list[Any] = [Text(plain(stage.name))]
+        if not tight:
+            cells.append(_bar(stage, total, 30 if roomy else 16))
+        cells += [Text(_share(stage, total)), _outcomes(stage, short=not roomy)]
+        left = Text(_left(stage, total, rate), style="cyan")
+        if roomy:
+            busy = f"{stage.in_flight:,} at work" if stage.in_flight else ""
+            cells += [Text(busy, style="dim"), Text(_rate(rate)), left]
+        elif not tight:
+            cells.append(left)
+        table.add_row(*cells)
+    return table
+
+
+def _bar(stage: Counts, total: float | None, width: int) -> ProgressBar:
+    bad = stage.failed + stage.timed_out + stage.crashed
+    style = "yellow" if bad else "green"
+    return ProgressBar(
+        total=max(total or 0.0, 1.0),
+        completed=stage.settled if total else 0.0,
+        width=width,
+        complete_style=style,
+        finished_style=style,
+    )
+
+
+def _share(stage: Counts, total: float | None) -> str:
+    if total is None:
+        return f"{stage.settled:,}" if stage.accepted else "–"
+    return f"{stage.settled:,}/{'' if total == int(total) else '~'}{round(total):,}"
+
+
+def _outcomes(stage: Counts, *, short: bool) -> Text:
+    """Name the counts that are not zero; short on room, ok goes without its word."""
+    text = Text()
+    for outcome, style in OUTCOMES.items():
+        if count := getattr(stage, outcome):
+            word = "" if short and outcome == "ok" else f" {outcome.replace('_', ' ')}"
+            text.append(f"{'  ' if text else ''}{count:,}{word}", style=style)
+    return text
+
+
+def _rate(rate: float) -> str:
+    if rate <= 0:
+        return ""
+    if rate < 0.1:
+        return f"{rate * 60:.1f}/min"
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
+
+
+def _left(stage: Counts, total: float | None, rate: float) -> str:
+    if total is None or rate <= 0 or total <= stage.settled:
+        return ""
+    return f"{span((total - stage.settled) / rate)} left"

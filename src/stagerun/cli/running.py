@@ -1,0 +1,211 @@
+"""``stagerun run``: load a pipeline, run it in the foreground, and tell how it ended."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import trio
+from attrs import define, field
+
+from stagerun.cli.display import Board, Progress, bars_fit, live_bars
+from stagerun.cli.exits import FAILED, USAGE, exit_status
+from stagerun.cli.inputs import InputFile, InputStream, open_input
+from stagerun.cli.load import load_pipeline
+from stagerun.cli.reading import failures_of, reading
+from stagerun.cli.signals import Signals, leave_at_once
+from stagerun.cli.tables import print_summary
+from stagerun.cli.terminal import (
+    closed_pipes_ignored,
+    complain,
+    console,
+    reserved_stdout,
+    span,
+    write_json,
+)
+from stagerun.engine.handle import Run
+from stagerun.engine.runtime import open_runtime
+from stagerun.errors import StagerunError, StoreError, UsageError
+from stagerun.model.pipeline import Pipeline
+from stagerun.rules.settings import apply_settings
+from stagerun.store.documents import run_document
+
+__all__ = ["run_target"]
+
+_LEAVING: Final = 1.0
+"""Seconds that the runtime gets for its own end once the run's ending is on disk."""
+
+
+def run_target(
+    target: str,
+    *,
+    input_: str | None,
+    database: Path,
+    as_json: bool,
+    params: Mapping[str, Any],
+    labels: Mapping[str, str],
+) -> int:
+    """Run the pipeline that *target* names and return the exit status.
+
+    Raises:
+        UsageError: Target, input, params or labels are wrong; nothing was started.
+        PolicyError: A setting in the environment is wrong.
+        StoreError: The database cannot be used.
+    """
+    with ExitStack() as stack:
+        out = stack.enter_context(reserved_stdout()) if as_json else sys.stdout
+        pipeline, found_at = load_pipeline(target)
+        pipeline = apply_settings(pipeline, os.environ)
+        if input_ is None and pipeline.source is None:
+            raise UsageError(
+                f"pipeline {pipeline.name!r} has no source of its own: give items with --input"
+            )
+        items = None if input_ is None else open_input(input_)
+        if isinstance(items, InputStream) and items.from_person:
+            sys.stderr.write("items, please: one JSON value a line; Ctrl-D ends the list\n")
+        attendance = _Attendance(
+            pipeline=pipeline,
+            target=found_at,
+            items=items,
+            database=database,
+            params=dict(params),
+            labels=dict(labels),
+            out=out,
+            as_json=as_json,
+        )
+        try:
+            return trio.run(attendance.main)
+        except BaseExceptionGroup as group:
+            error = _only(group)
+            if not isinstance(error, StagerunError):
+                raise
+            if isinstance(error, StoreError) and attendance.started:
+                complain(error)
+                return FAILED
+            raise error from error.__cause__
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the one exception of a group, however deep; None when there are more."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        if len(found.exceptions) != 1:
+            return None
+        found = found.exceptions[0]
+    return found
+
+
+@define(eq=False, kw_only=True)
+class _Attendance:
+    """One run in the foreground, from its start to its last word."""
+
+    pipeline: Pipeline
+    target: str
+    items: InputFile | InputStream | None
+    database: Path
+    params: dict[str, Any]
+    labels: dict[str, str]
+    out: TextIO | None
+    as_json: bool
+    started: bool = False
+    _left: trio.Event = field(factory=trio.Event)
+    """Set when the runtime has been left."""
+    _signals: Signals = field(init=False)
+
+    async def main(self) -> int:
+        """Host the run, show it, and leave even when stages refuse to stop."""
+        self._signals = Signals(self.pipeline.grace)
+        with self._signals.heard():
+            async with trio.open_nursery() as nursery:
+                run: Run = await nursery.start(self._host)
+                self.started = True
+                nursery.start_soon(self._signals.tick)
+                with ExitStack() as stack:
+                    if bars_fit():
+                        self._draw(run, stack)
+                    await _ended(run)
+                status = self._tell(run)
+                with trio.move_on_after(_LEAVING):
+                    await self._left.wait()
+                if not self._left.is_set():
+                    leave_at_once(status)  # a task that does not stop holds the runtime
+                nursery.cancel_scope.cancel()
+        return status
+
+    async def _host(self, task_status: trio.TaskStatus[Run]) -> None:
+        """Keep the runtime open while the run lasts, and hear what signals ask for."""
+        async with open_runtime(self.database) as runtime:
+            run = await runtime.start(
+                self.pipeline,
+                self.items,
+                params=self.params,
+                labels=self.labels,
+                target=self.target,
+            )
+            task_status.started(run)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_when_asked, run)
+                nursery.start_soon(self._leave_when_asked, nursery.cancel_scope)
+                await _ended(run)
+                nursery.cancel_scope.cancel()
+        self._left.set()
+
+    async def _cancel_when_asked(self, run: Run) -> None:
+        await self._signals.cancel.wait()
+        await run.cancel("cancelled by SIGINT")
+
+    async def _leave_when_asked(self, scope: trio.CancelScope) -> None:
+        await self._signals.shutdown.wait()
+        scope.cancel()  # leaving the runtime interrupts the run
+
+    def _draw(self, run: Run, stack: ExitStack) -> None:
+        def read() -> Progress:
+            return Progress(
+                pipeline=self.pipeline.name,
+                id=run.id,
+                status=run.status,
+                percent=run.percent,
+                source_length=run._snapshot.source_length,  # noqa: SLF001 - no public name so far
+                stages=run.counts,
+                notice=self._notice(),
+            )
+
+        keep = self.as_json or self.out is None or not self.out.isatty()
+        stack.enter_context(live_bars(Board(read), keep=keep))
+        self._signals.screen_in_use = True
+        stack.callback(setattr, self._signals, "screen_in_use", False)
+
+    def _notice(self) -> str:
+        if blocked := self._signals.blocked_for:
+            return f"a stage has blocked the event loop for {span(blocked)}"
+        if self._signals.cancel.is_set():
+            return "cancelling; Ctrl-C again leaves at once"
+        return "shutting down" if self._signals.shutdown.is_set() else ""
+
+    def _tell(self, run: Run) -> int:
+        """Print the run's document or table; return the exit status."""
+        with reading(self.database) as connection:
+            document = run_document(run.id)(connection)
+            failures = failures_of(document)(connection)
+        if self.as_json:
+            write_json(document, self.out)
+        elif self.out is not None:
+            with closed_pipes_ignored():
+                print_summary(console(self.out), document, failures, self.database)
+                self.out.flush()
+        broken = self.items.error if isinstance(self.items, InputStream) else None
+        if broken is not None:
+            complain(broken)
+            return USAGE
+        return exit_status(document["status"])
+
+
+async def _ended(run: Run) -> None:
+    """Wait for the end, whoever wrote it: the database is asked for it afterwards."""
+    try:
+        await run.wait()
+    except StoreError:
+        if run.status == "running":
+            raise

@@ -1,0 +1,168 @@
+import hashlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.integrity.pipeline import (
+    VISITORS,
+    Row,
+    pages,
+    pipeline,
+    state_of,
+    worth_another_try,
+)
+from examples.integrity.service import installed_entities, running_service
+from stagerun import Counts, Result, Retry, open_runtime
+
+pytestmark = pytest.mark.real
+
+RETRY = Retry(attempts=2, attempt_deadline=1, base=0.01, on=worth_another_try)
+QUICK = pipeline.with_options(
+    stages=[pages.with_options(deadline=3, retry=RETRY), *pipeline.stages[1:]]
+)
+TWELVE = {"entities": 2, "records": 1500, "retry_after": 0}  # pages of 250 records
+
+
+async def test_every_record_is_checked_or_dropped_for_want_of_a_hash(tmp_path: Path) -> None:
+    rows = [row for entity in planned().values() for row in entity]
+    hashed = sum(row["sha256"] is not None for row in rows)
+    assert 0 < hashed < len(rows) == 3000
+    async with running_service(**TWELVE) as address:
+        result = await ended(tmp_path, {"address": address})
+    assert sums(result) == {
+        "pages": {"accepted": 12, "ok": 12},
+        "records": {"accepted": 12, "ok": 12},
+        "check": {"accepted": 3000, "ok": hashed, "skipped": 3000 - hashed},
+        "report": {"accepted": 2, "ok": 2},
+    }
+
+
+async def test_the_report_of_an_entity_accounts_for_all_its_records(tmp_path: Path) -> None:
+    async with running_service(**TWELVE, hang=3) as address:
+        reports = await reported(tmp_path, {"address": address})
+    assert {each["entity"] for each in reports} == {*planned()}
+    assert sum(each["unseen"] for each in reports) == 3 * 250
+    for each in reports:
+        without = sum(row["sha256"] is None for row in planned()[each["entity"]])
+        assert each.pop("expected") == sum(v for v in each.values() if isinstance(v, int)) == 1500
+        assert 0 < each["without_hash"] <= without
+        assert each["changed"] == each["missing"] == each["unchecked"] == 0
+
+
+async def test_three_hung_pages_of_twelve_end_timed_out_and_the_run_succeeded(
+    tmp_path: Path,
+) -> None:
+    tolerant = QUICK.with_options(
+        stages=[QUICK.stages[0].with_options(least_ok=0.75), *QUICK.stages[1:]]
+    )
+    async with running_service(**TWELVE, hang=3) as address:
+        result = await ended(tmp_path, {"address": address}, pipeline=tolerant)
+    assert (result.status, result.cause) == ("succeeded", "completed")
+    assert sums(result)["pages"] == {"accepted": 12, "ok": 9, "timed_out": 3}
+    assert sums(result)["check"]["accepted"] == 9 * 250
+
+
+async def test_too_many_hung_pages_fail_the_run_for_its_least_share(tmp_path: Path) -> None:
+    async with running_service(**TWELVE, hang=6) as address:
+        result = await ended(tmp_path, {"address": address})
+    assert (result.status, result.cause) == ("failed", "least_ok")
+    assert "pages: 6 of 12 items ok (6 timed out)" in result.message
+    assert sums(result)["pages"] == {"accepted": 12, "ok": 6, "timed_out": 6}
+
+
+async def test_a_dripping_page_is_cut_like_a_silent_one(tmp_path: Path) -> None:
+    async with running_service(**TWELVE, drip=1) as address:
+        result = await ended(tmp_path, {"address": address})
+    assert result.status == "succeeded"
+    assert sums(result)["pages"] == {"accepted": 12, "ok": 11, "timed_out": 1}
+
+
+@pytest.mark.parametrize("mode", ["busy", "reset"])
+async def test_a_page_that_is_well_the_second_time_is_fetched_in_two_attempts(
+    mode: str, tmp_path: Path
+) -> None:
+    async with running_service(**TWELVE, **{mode: 2}) as address:
+        result = await ended(tmp_path, {"address": address})
+    assert result.status == "succeeded"
+    assert sums(result)["pages"] == {"accepted": 12, "ok": 12}
+    assert attempts_at_pages(tmp_path) == [1] * 10 + [2] * 2
+
+
+async def test_a_real_site_may_be_asked_for_some_of_its_entities(tmp_path: Path) -> None:
+    first, second = planned()
+    async with running_service(**TWELVE) as address:
+        for wanted in (second, [second]):
+            [report] = await reported(tmp_path, {"address": address, "entities": wanted})
+            assert report["entity"] == second
+        both = await reported(tmp_path, {"address": address, "entities": f"{first},{second}"})
+        assert {report["entity"] for report in both} == {first, second}
+        result = await ended(tmp_path, {"address": address, "entities": "nobody"})
+    assert (result.status, result.cause) == ("failed", "source_error")
+    assert "has no entities ['nobody']" in result.message
+
+
+async def test_without_an_address_it_serves_itself_until_the_last_page_is_settled(
+    tmp_path: Path,
+) -> None:
+    options = {"entities_count": 2, "records": "1500", "hang": 1, "drip": 0, "busy": 1, "reset": 1}
+    result = await ended(tmp_path, options)
+    assert (result.status, result.cause) == ("succeeded", "completed")
+    assert sums(result)["pages"] == {"accepted": 12, "ok": 11, "timed_out": 1}
+    assert not VISITORS
+
+
+async def test_a_param_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    result = await ended(tmp_path, {"hung": 3})
+    assert (result.status, result.cause) == ("failed", "source_error")
+    assert "unknown params ['hung']" in result.message
+
+
+def test_a_file_is_intact_changed_or_missing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    digest = hashlib.sha256(b"content").hexdigest()
+
+    def state(size: int | None, sha256: str, path: Path = file) -> str:
+        return state_of(Row(str(path), size, sha256))
+
+    assert state(7, digest) == state(None, digest) == "intact"
+    assert state(8, digest) == state(7, "0" * 64) == "changed"
+    assert state(7, digest, tmp_path / "other") == "missing"
+
+
+async def ended(folder: Path, params: dict[str, Any], pipeline: Any = QUICK) -> Result:
+    async with open_runtime(folder / "runs.db") as runtime:
+        run = await runtime.start(pipeline, params=params)
+        return await run.wait()
+
+
+async def reported(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
+    async with open_runtime(folder / "runs.db") as runtime:
+        run = await runtime.start(QUICK, params=params)
+        return [report async for report in (await run.wait()).results()]
+
+
+def sums(result: Result) -> dict[str, dict[str, int]]:
+    """The counts of each stage that are not zero."""
+    return {counts.name: nonzero(counts) for counts in result.stages}
+
+
+def nonzero(counts: Counts) -> dict[str, int]:
+    names = ("accepted", "ok", "failed", "timed_out", "cancelled", "skipped", "crashed")
+    return {name: getattr(counts, name) for name in names if getattr(counts, name)}
+
+
+def planned() -> dict[str, list[dict[str, Any]]]:
+    """The records that the service has, by entity."""
+    entities = installed_entities(TWELVE["entities"], TWELVE["records"])
+    return {name: entity.page(0, 1500) for name, entity in entities.items()}
+
+
+def attempts_at_pages(folder: Path) -> list[int]:
+    connection = sqlite3.connect(folder / "runs.db")
+    try:
+        return sorted(n for (n,) in connection.execute("SELECT attempts FROM items WHERE stage=0"))
+    finally:
+        connection.close()

@@ -1,0 +1,86 @@
+"""Opening databases: new, old, newer, foreign and broken ones."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from stagerun import StoreError
+from stagerun.store.opening import STEPS, connect, migrate, read_only
+
+
+def test_a_new_database_has_every_step_of_the_schema_and_says_so(tmp_path: Path) -> None:
+    with closing(connect(tmp_path / "new.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        steps = connection.execute("SELECT step, name FROM schema_steps").fetchall()
+        assert steps == list(STEPS)
+
+
+def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    connect(tmp_path / "a.db").close()
+    with closing(connect(tmp_path / "a.db")) as connection:
+        before = connection.total_changes
+        migrate(connection)
+        assert connection.total_changes == before
+
+
+def test_a_schema_step_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagerun.store.opening._statements", lambda _: ["CREATE TABLE a (b)", "!"])
+    with pytest.raises(StoreError):
+        connect(tmp_path / "half.db")
+    with closing(sqlite3.connect(tmp_path / "half.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("opening", [connect, read_only])
+def test_a_newer_database_is_refused_and_not_touched(tmp_path: Path, opening: object) -> None:
+    path = tmp_path / "newer.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    with pytest.raises(StoreError, match="version 999") as caught:
+        opening(path)  # type: ignore[operator]
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("opening", [connect, read_only])
+def test_what_is_no_database_is_refused_and_not_touched(tmp_path: Path, opening: object) -> None:
+    path = tmp_path / "poem.txt"
+    path.write_bytes(b"Shall I compare thee " * 100)
+    with pytest.raises(StoreError, match="not a SQLite database"):
+        opening(path)  # type: ignore[operator]
+    assert path.read_bytes() == b"Shall I compare thee " * 100
+
+
+def test_another_programs_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE bookmarks (url)")
+    with pytest.raises(StoreError, match=r"belongs to another program .*bookmarks"):
+        connect(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [("no/such/folder.db", "does not exist"), (".", "is a folder")]
+)
+def test_a_wrong_place_is_named(tmp_path: Path, place: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words):
+        read_only(tmp_path / place)
+
+
+def test_reading_needs_a_database(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no database"):
+        read_only(tmp_path / "none.db")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_reading_connection_cannot_write(tmp_path: Path) -> None:
+    connect(tmp_path / "a.db").close()
+    with (
+        closing(read_only(tmp_path / "a.db")) as connection,
+        pytest.raises(sqlite3.OperationalError, match="readonly"),
+    ):
+        connection.execute("DELETE FROM runs")
