@@ -2,10 +2,12 @@
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from attrs import frozen
 
 from stagerun import Pipeline, Result, Runtime, open_runtime
@@ -110,8 +112,20 @@ def sums_hold(connection: sqlite3.Connection | None) -> None:
     assert not bare, f"outcomes without a cause: {bare}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests on a virtual bench run in virtual time; the plugin looks at arguments only."""
+    for item in items:
+        if {"bench", "new_bench"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.trio(run=_run_in_virtual_time), append=False)
+
+
+def _run_in_virtual_time(main: Any, *, clock: Any, instruments: Any) -> Any:
+    clock = clock or trio.testing.MockClock(autojump_threshold=0)
+    return trio.run(main, clock=clock, instruments=instruments)
+
+
 @pytest.fixture
-async def bench(autojump_clock: trio.testing.MockClock) -> AsyncIterator[Bench]:
+async def bench() -> AsyncIterator[Bench]:
     """A runtime in virtual time; nothing here takes wall time, and no thread may be used."""
     store = InlineStore(":memory:")
     async with open_runtime(store=store, env=virtual_env()) as opened:
@@ -126,11 +140,8 @@ def runtime(bench: Bench) -> Runtime:
 
 
 @pytest.fixture
-def new_bench(
-    autojump_clock: trio.testing.MockClock,
-) -> Callable[..., Any]:
+def new_bench() -> Callable[..., AbstractAsyncContextManager[Bench]]:
     """Open further runtimes in virtual time: ``async with new_bench() as bench``."""
-    from contextlib import asynccontextmanager
 
     @asynccontextmanager
     async def make(*, store: InlineStore | None = None, **options: Any) -> AsyncIterator[Bench]:

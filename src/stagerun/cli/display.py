@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, Self
 
 from attrs import frozen
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -16,11 +17,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stagerun.cli.terminal import SHORT, console, plain, span
+from stagerun.cli.terminal import SHORT, console, plain, say, span
 from stagerun.logs import TextLines
 from stagerun.model.status import Counts
 
-__all__ = ["OUTCOMES", "Board", "Progress", "bars_fit", "expected", "live_bars"]
+__all__ = ["OUTCOMES", "Board", "Progress", "Screen", "bars_fit", "expected"]
 
 OUTCOMES: Final = {
     "ok": "green",
@@ -36,6 +37,8 @@ _WINDOW: Final = 10.0
 """Seconds that a rate looks back."""
 _PER_SECOND: Final = 10
 """Frames drawn in a second."""
+_LINES: Final = 30
+"""Warnings shown above the bars at most."""
 _ROOMY, _TIGHT = 110, 72
 """Columns from which everything, and below which only the numbers are shown."""
 
@@ -86,53 +89,80 @@ def bars_fit() -> bool:
     return screen.is_interactive and not screen.is_dumb_terminal
 
 
-@contextmanager
-def live_bars(board: "Board", *, keep: bool) -> Iterator[None]:
-    """Draw *board* on standard error until the block is left.
+class Screen(logging.Handler):
+    """Standard error while bars may be drawn on it: log lines appear above the bars.
 
-    Log lines from WARNING on (from ``STAGERUN_LOG_LEVEL`` on, when that is set) and what stages
-    print on the screen appear above the bars. *keep* leaves the last frame standing.
+    Shown are those from WARNING on (from ``STAGERUN_LOG_LEVEL`` on, when that is set), short and
+    not too many: the screen is for the bars, and the run keeps its lines. While this handler is
+    there, the one that otherwise writes the lines leaves them to it.
     """
-    screen = console(sys.stderr)
-    live = Live(
-        board,
-        console=screen,
-        refresh_per_second=_PER_SECOND,
-        transient=not keep,
-        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
-    )
-    logger, lines = logging.getLogger("stagerun"), _LinesAbove(screen)
-    with live:
-        logger.addHandler(lines)
-        try:
-            yield
-        finally:
-            logger.removeHandler(lines)
 
-
-class _LinesAbove(logging.Handler):
-    """Shows log lines above the bars; the terminal's own handler leaves them to this one."""
-
-    def __init__(self, screen: Console) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self.console = console(sys.stderr)
+        self.hidden = 0
+        """Warnings that were not shown any more."""
+        self._room = _LINES
         self.setFormatter(TextLines())
-        self._screen = screen
-        chosen = bool(os.environ.get("STAGERUN_LOG_LEVEL", "").strip())
+        chosen = os.environ.get("STAGERUN_LOG_LEVEL", "").strip()
         self._least = logging.NOTSET if chosen else logging.WARNING
 
+    @contextmanager
+    def lines(self) -> Iterator[Self]:
+        """Take stagerun's log lines until the block is left."""
+        logger = logging.getLogger("stagerun")
+        logger.addHandler(self)
+        try:
+            yield self
+        finally:
+            logger.removeHandler(self)
+
+    @contextmanager
+    def bars(self, board: "Board", *, keep: bool) -> Iterator[None]:
+        """Draw *board* until the block is left; *keep* leaves the last frame standing.
+
+        What stages print on the same terminal appears above the bars, too.
+        """
+        shared = sys.stdout is not None and sys.stdout.isatty()
+        with Live(
+            board,
+            console=self.console,
+            refresh_per_second=_PER_SECOND,
+            transient=not keep,
+            redirect_stdout=shared,
+        ):
+            yield
+
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= self._least:
-            style = "red" if record.levelno >= logging.ERROR else "yellow"
-            shown = style if record.levelno >= logging.WARNING else "dim"
-            self._screen.print(Text(self.format(record), style=shown), soft_wrap=True)
+        if record.levelno < self._least:
+            return
+        if record.levelno < logging.ERROR:
+            if not self._room:
+                self.hidden += 1
+                return
+            self._room -= 1
+        style = "red" if record.levelno >= logging.ERROR else "yellow"
+        say(self.console, Text(self._short(record), style=style))
+
+    def _short(self, record: logging.LogRecord) -> str:
+        """Leave out what the bars show already: the day, the pipeline and the run."""
+        text: str | None = getattr(record, "stagerun_text", None)
+        if text is None:
+            return self.format(record)
+        stage = getattr(record, "stagerun_stage", None)
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%SZ")
+        return plain(f"{moment} {f'{stage}: ' if stage else ''}{text}")
 
 
 class Board:
-    """The picture of a run. Each frame asks *read* where the run stands. Any thread."""
+    """The picture of a run. Each frame asks *read* where the run stands.
 
-    def __init__(self, read: Callable[[], Progress]) -> None:
+    *under_way* is for how many seconds the run had been so before.
+    """
+
+    def __init__(self, read: Callable[[], Progress], *, under_way: float = 0.0) -> None:
         self._read = read
-        self._began = time.monotonic()
+        self._began = time.monotonic() - under_way
         self._past = deque[tuple[float, tuple[int, ...]]]()
         """When a frame was drawn and what was settled then, over the last seconds."""
 
@@ -173,7 +203,7 @@ def _lines(progress: Progress, rates: Sequence[float], width: int) -> Table:
     if not tight:
         table.add_column(no_wrap=True)
     for justify in ("right", "left"):
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]  # two of its literals
+        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
     for _ in range(3 if roomy else 0 if tight else 1):
         table.add_column(justify="right", no_wrap=True)
     totals = expected(progress.stages, progress.source_length)
@@ -206,7 +236,7 @@ def _bar(stage: Counts, total: float | None, width: int) -> ProgressBar:
 
 def _share(stage: Counts, total: float | None) -> str:
     if total is None:
-        return f"{stage.settled:,}" if stage.accepted else "–"
+        return f"{stage.settled:,}" if stage.accepted else "-"
     return f"{stage.settled:,}/{'' if total == int(total) else '~'}{round(total):,}"
 
 

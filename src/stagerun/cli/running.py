@@ -2,19 +2,19 @@
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 import trio
 from attrs import define, field
 
-from stagerun.cli.display import Board, Progress, bars_fit, live_bars
+from stagerun.cli.display import Board, Progress, Screen, bars_fit
 from stagerun.cli.exits import FAILED, USAGE, exit_status
 from stagerun.cli.inputs import InputFile, InputStream, open_input
 from stagerun.cli.load import load_pipeline
-from stagerun.cli.reading import failures_of, reading
+from stagerun.cli.reading import reading
 from stagerun.cli.signals import Signals, leave_at_once
 from stagerun.cli.tables import print_summary
 from stagerun.cli.terminal import (
@@ -30,7 +30,6 @@ from stagerun.engine.runtime import open_runtime
 from stagerun.errors import StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.rules.settings import apply_settings
-from stagerun.store.documents import run_document
 
 __all__ = ["run_target"]
 
@@ -64,7 +63,7 @@ def run_target(
             )
         items = None if input_ is None else open_input(input_)
         if isinstance(items, InputStream) and items.from_person:
-            sys.stderr.write("items, please: one JSON value a line; Ctrl-D ends the list\n")
+            complain("items, please: one JSON value a line; Ctrl-D ends the list")
         attendance = _Attendance(
             pipeline=pipeline,
             target=found_at,
@@ -119,13 +118,14 @@ class _Attendance:
         self._signals = Signals(self.pipeline.grace)
         with self._signals.heard():
             async with trio.open_nursery() as nursery:
-                run: Run = await nursery.start(self._host)
-                self.started = True
                 nursery.start_soon(self._signals.tick)
                 with ExitStack() as stack:
-                    if bars_fit():
-                        self._draw(run, stack)
-                    await _ended(run)
+                    screen = stack.enter_context(Screen().lines()) if bars_fit() else None
+                    run: Run = await nursery.start(self._host)
+                    self.started = True
+                    if screen is not None:
+                        stack.enter_context(self._drawn(run, screen))
+                    await self._ended(run)
                 status = self._tell(run)
                 with trio.move_on_after(_LEAVING):
                     await self._left.wait()
@@ -148,7 +148,7 @@ class _Attendance:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_asked, run)
                 nursery.start_soon(self._leave_when_asked, nursery.cancel_scope)
-                await _ended(run)
+                await self._ended(run)
                 nursery.cancel_scope.cancel()
         self._left.set()
 
@@ -160,7 +160,19 @@ class _Attendance:
         await self._signals.shutdown.wait()
         scope.cancel()  # leaving the runtime interrupts the run
 
-    def _draw(self, run: Run, stack: ExitStack) -> None:
+    async def _ended(self, run: Run) -> None:
+        """Wait for the end, whoever writes it."""
+        try:
+            await run.wait()
+        except StoreError:
+            with reading(self.database) as reader:
+                if reader.document(run.id)["finished_at"] is None:
+                    raise
+
+    @contextmanager
+    def _drawn(self, run: Run, screen: Screen) -> Iterator[None]:
+        """Draw the bars until the block is left."""
+
         def read() -> Progress:
             return Progress(
                 pipeline=self.pipeline.name,
@@ -169,13 +181,14 @@ class _Attendance:
                 percent=run.percent,
                 source_length=run._snapshot.source_length,  # noqa: SLF001 - no public name so far
                 stages=run.counts,
-                notice=self._notice(),
+                notice=self._notice() or _hidden(screen.hidden),
             )
 
         keep = self.as_json or self.out is None or not self.out.isatty()
-        stack.enter_context(live_bars(Board(read), keep=keep))
         self._signals.screen_in_use = True
-        stack.callback(setattr, self._signals, "screen_in_use", False)
+        with screen.bars(Board(read), keep=keep):
+            yield
+        self._signals.screen_in_use = False
 
     def _notice(self) -> str:
         if blocked := self._signals.blocked_for:
@@ -186,9 +199,9 @@ class _Attendance:
 
     def _tell(self, run: Run) -> int:
         """Print the run's document or table; return the exit status."""
-        with reading(self.database) as connection:
-            document = run_document(run.id)(connection)
-            failures = failures_of(document)(connection)
+        with reading(self.database) as reader:
+            document = reader.document(run.id)
+            failures = reader.failures(document)
         if self.as_json:
             write_json(document, self.out)
         elif self.out is not None:
@@ -202,10 +215,5 @@ class _Attendance:
         return exit_status(document["status"])
 
 
-async def _ended(run: Run) -> None:
-    """Wait for the end, whoever wrote it: the database is asked for it afterwards."""
-    try:
-        await run.wait()
-    except StoreError:
-        if run.status == "running":
-            raise
+def _hidden(count: int) -> str:
+    return f"{count:,} more warnings: see `stagerun logs`" if count else ""

@@ -1,4 +1,4 @@
-"""What a run came to, told to people: the table of its stages, its failures, and what to do next."""
+"""What people read about runs: the table of the stages, the failures, and what to type next."""
 
 import os
 import shlex
@@ -36,6 +36,8 @@ STATUS_STYLES: Final = {
 }
 _ALWAYS: Final = ("ok", "failed", "timed_out")
 """Outcomes that have a column even when all are zero."""
+_NARROW: Final = 68
+"""Columns below which the table of stages is drawn without its frame and times."""
 
 
 def print_summary(
@@ -43,7 +45,7 @@ def print_summary(
 ) -> None:
     """Print how a run ended: for the end of ``run`` and ``watch``."""
     _print_head(screen, document)
-    screen.print(_stage_table(document["stages"]))
+    screen.print(_stage_table(document["stages"], narrow=screen.width < _NARROW))
     _print_failures(screen, document["stages"], failures)
     short = document["id"][:SHORT]
     screen.print()
@@ -77,7 +79,7 @@ def print_details(
     for name, value in facts.items():
         if value not in (None, ""):
             say(screen, Text.assemble((f"{name:<11}", "dim"), plain(value)))
-    screen.print(_stage_table(document["stages"]))
+    screen.print(_stage_table(document["stages"], narrow=screen.width < _NARROW))
     _print_failures(screen, document["stages"], failures)
     if document["recent_logs"]:
         say(screen, "\nlast log lines", style="dim")
@@ -119,7 +121,7 @@ def print_statistics(screen: Console, document: dict[str, Any]) -> None:
             (plain(document["pipeline"]), "bold"),
             f"  {document['runs']:,} runs ended since {document['since']}",
             f", {document['running']:,} under way" if document["running"] else "",
-        )
+        ),
     )
     facts = {
         "endings": endings,
@@ -161,21 +163,25 @@ def _print_head(screen: Console, document: dict[str, Any]) -> None:
             f"  {plain(document['pipeline'])} ",
             (document["id"][:SHORT], "cyan"),
             words,
-        )
+        ),
     )
     if document["message"]:
         say(screen, plain(document["message"]))
 
 
-def _stage_table(stages: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("stage", no_wrap=True, overflow="ellipsis", min_width=8)
-    table.add_column("items", justify="right")
+def _stage_table(stages: Sequence[dict[str, Any]], *, narrow: bool) -> Table:
+    if narrow:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+    else:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    table.add_column("stage", no_wrap=True, overflow="ellipsis")
+    table.add_column("items", justify="right", no_wrap=True)
     shown = [name for name in OUTCOMES if name in _ALWAYS or any(s[name] for s in stages)]
     unfinished = [name for name in ("in_flight", "waiting") if any(s[name] for s in stages)]
     for name in [*shown, *unfinished]:
-        table.add_column(_said(name), justify="right")
-    table.add_column("time", justify="right", no_wrap=True)
+        table.add_column(_said(name), justify="right", no_wrap=True)
+    if not narrow:
+        table.add_column("time", justify="right", no_wrap=True)
     for stage in stages:
         counts = [
             Text(f"{stage[name]:,}", style=OUTCOMES[name] if stage[name] else "dim")
@@ -186,7 +192,7 @@ def _stage_table(stages: Sequence[dict[str, Any]]) -> Table:
             f"{stage['accepted']:,}",
             *counts,
             *(f"{stage[name]:,}" for name in unfinished),
-            _took(stage),
+            *(() if narrow else (_took(stage),)),
         )
     return table
 
@@ -201,14 +207,14 @@ def _print_failures(
     head = f"what did not succeed ({total:,})" if few else f"the first of {total:,} failures"
     say(screen, Text(head, style="dim"))
     for item in failures:
-        tries = f", {item['attempts']} attempts" if item["attempts"] > 1 else ""
+        tries = f" after {item['attempts']} attempts" if item["attempts"] > 1 else ""
         say(
             screen,
             Text.assemble(
                 f"  {plain(item['stage'])} item {item['item']}: ",
                 (_said(item["outcome"]), OUTCOMES[item["outcome"]]),
-                f" after {span(item['seconds'])}{tries}: {plain(item['message'])}",
-            )
+                f"{tries}: {plain(item['message'])}",
+            ),
         )
 
 

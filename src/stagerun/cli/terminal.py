@@ -63,7 +63,9 @@ def write_json(document: Any, stream: TextIO | None, *, compact: bool = False) -
     finite = json.loads(msgspec.json.encode(document))  # what JSON has no number for becomes null
     text = json.dumps(finite, indent=None if compact else 2).replace("\x7f", "\\u007f")
     with closed_pipes_ignored():
-        print(text, file=stream, flush=True)
+        if stream is not None:
+            stream.write(f"{text}\n")
+            stream.flush()
 
 
 @contextmanager
@@ -99,10 +101,11 @@ def reserved_stdout() -> Iterator[TextIO]:
 
 
 def complain(message: object) -> None:
-    """Say one sentence on standard error."""
+    """Say one sentence on standard error, if anybody listens there."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(f"stagerun: {plain(message)}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"stagerun: {plain(message)}\n")
+            sys.stderr.flush()
 
 
 def span(seconds: float) -> str:

@@ -48,6 +48,7 @@ class StageActor:
         self.first_limit = math.inf if stage.attempt_limit is None else stage.attempt_limit
         """Seconds that a first attempt may take."""
         self.resource_failures = 0
+        """Openings of the resource in a row without a returned attempt."""
         self._run_nursery = run_nursery
         self._desks: dict[Desk, None] = {}
         """Workers that are not abandoned, in the order of hiring."""
@@ -212,8 +213,7 @@ class StageActor:
         while (items := self.take()) is None:
             if self.stage.resource is None or not self.wants(desk):
                 return None
-            with trio.CancelScope(shield=True):
-                await self.mailbox.arrival()
+            await self.mailbox.arrival()  # under the shield of the resource; see worker.py
         return items
 
     def more_items(self) -> tuple[Item, ...] | None:

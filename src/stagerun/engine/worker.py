@@ -43,42 +43,39 @@ async def work(actor: "StageActor", desk: Desk) -> None:
 async def _carry_with_resource(actor: "StageActor", desk: Desk) -> bool:
     """Open the resource, carry until an attempt is cut, close it; False: give up."""
     assert actor.stage.resource is not None  # noqa: S101 - asked by work()
-    limit = actor.stage.restart.deadline
-    state = "open"
+    limit, name = actor.stage.restart.deadline, actor.stage.name
+    state = "did not open"
+    failure: BaseException = TimeoutError(f"{limit:g} s passed")
     try:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
             desk.opening = scope
             async with actor.stage.resource() as desk.resource:
                 desk.opening, scope.deadline = None, math.inf
-                actor.resource_failures = 0
-                state = "use"
+                state = "broke"  # unless _carry() ends by itself, something below it has ended it
                 await _carry(actor, desk)
-                state = "close"
+                state = "did not close"
                 scope.deadline = trio.current_time() + limit
+            state = "closed"
     except Exception as error:
-        if state == "use":
-            raise  # a defect of the engine: a stage cannot raise through _carry()
-        if state == "close":
-            actor.log.warning(
-                "the resource of stage %s did not close", actor.stage.name, exc_info=error
-            )
-            return True
-        return await _opening_failed(actor, error)
+        failure = error
     finally:
         desk.opening = None
-    if state == "open" and not actor.hub.stop:
-        return await _opening_failed(actor, TimeoutError(f"not open after {limit:g} s"))
-    return True
+    if desk.busy:
+        broken = RuntimeError(f"the resource of stage {name} broke: {codec.words(failure)}")
+        actor.settle_all(desk, returned=False, value=None, error=broken)
+    if state == "closed" or actor.hub.stop is not None:
+        return True
+    actor.log.warning("the resource of stage %s %s", name, state, exc_info=failure)
+    return state == "did not close" or await _again(actor, state, failure)
 
 
-async def _opening_failed(actor: "StageActor", error: Exception) -> bool:
-    """Wait before the next try; after too many in a row give the run up."""
+async def _again(actor: "StageActor", state: str, failure: BaseException) -> bool:
+    """Wait before the resource is opened again; after too many failures give the run up."""
     actor.resource_failures += 1
-    times, restart, name = actor.resource_failures, actor.stage.restart, actor.stage.name
-    actor.log.warning("stage %s cannot open its resource (try %d)", name, times, exc_info=error)
+    times, restart = actor.resource_failures, actor.stage.restart
     if times >= restart.attempts:
-        message = f"stage {name} could not open its resource {times} times in a row"
-        actor.hub.fail(Cause.RESOURCE, f"{message}: {codec.words(error)}", error)
+        message = f"the resource of stage {actor.stage.name} {state}, {times} times in a row"
+        actor.hub.fail(Cause.RESOURCE, f"{message}: {codec.words(failure)}", failure)
         return False
     longest = min(restart.cap, restart.base * 2.0 ** (times - 1))
     with trio.move_on_after(actor.hub.env.jitter() * longest, shield=True):
@@ -109,13 +106,17 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     how: _How = (False, None, None)
     streak = 0
     desk.cut_at, desk.bound = None, math.inf
+    # Only a resource may cancel what uses it: when a task of its own has failed, for example.
+    shield = actor.stage.resource is None
     try:
-        with trio.CancelScope(shield=True) as desk.scope:
+        with trio.CancelScope(shield=shield) as desk.scope:
             while items is not None:
                 desk.begin(items)
                 how = await _attempt(actor, desk)
                 if desk.was_cut:
                     break
+                if how[0]:
+                    actor.resource_failures = 0  # it was good for something
                 actor.settle_all(desk, returned=how[0], value=how[1], error=how[2])
                 streak += 1
                 if streak >= _STREAK or actor.must_wait:
@@ -125,7 +126,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
                 items = actor.more_items()
     except BaseException as escaped:
         if not desk.scope.cancel_called:
-            raise  # a defect of the engine
+            raise  # the resource broke; or a defect of the engine
         how = (False, None, escaped)  # what a cut attempt raised beside its Cancelled
     return how
 
@@ -138,4 +139,6 @@ async def _attempt(actor: "StageActor", desk: Desk) -> _How:
     except BaseException as error:
         if desk.scope.cancel_called:
             raise  # through the scope, which takes its own Cancelled out of it
+        if isinstance(error, trio.Cancelled) and actor.stage.resource is not None:
+            raise  # the resource broke, and has its own way of ending this
         return False, None, error

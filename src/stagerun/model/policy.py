@@ -19,8 +19,7 @@ def number(*, zero: bool = False, none: bool = False) -> _Validator:
     def check(owner: Any, attribute: "Attribute[Any]", value: Any) -> None:
         if value is None and none:
             return
-        real = isinstance(value, int | float) and not isinstance(value, bool)
-        if not real or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        if not _is_finite(value) or value < 0 or (value == 0 and not zero):
             least = "of at least 0" if zero else "above 0"
             switch = ", or None to switch it off" if none else ""
             _refuse(owner, attribute, f"must be a finite number {least}{switch}", value)
@@ -47,6 +46,15 @@ def share() -> _Validator:
             _refuse(owner, attribute, "must be a share from 0 to 1", value)
 
     return check
+
+
+def _is_finite(value: Any) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return False
 
 
 def _refuse(owner: Any, attribute: "Attribute[Any]", rule: str, value: Any) -> None:

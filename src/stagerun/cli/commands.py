@@ -1,0 +1,228 @@
+"""The commands' names, options and help. What they do stands elsewhere, imported when called."""
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from cyclopts import App, Parameter
+
+from stagerun.errors import UsageError
+
+__all__ = ["app"]
+
+# ruff: noqa: PLC0415 - `stagerun --help` must not wait for the imports of every command
+# ruff: noqa: A002 - `json` and `input` are what the options are called
+
+app: Final = App(
+    name="stagerun",
+    help="Run pipelines of several stages that always end, and see why they ended as they did.",
+    version=metadata.version("stagerun"),
+    version_flags=["--version"],
+)
+
+Database = Annotated[Path, Parameter(env_var="STAGERUN_DB", help="The database file.")]
+Json = Annotated[
+    bool,
+    Parameter(negative=(), help="Print one JSON document and nothing else on standard output."),
+]
+Run = Annotated[
+    str, Parameter(help="A run's identifier, the beginning of it, or 'latest' for the newest.")
+]
+Labels = Annotated[
+    list[str] | None, Parameter("--label", negative=(), help="NAME=VALUE; may be repeated.")
+]
+StatusName = Literal[
+    "queued", "running", "succeeded", "failed", "cancelled", "timed_out", "interrupted"
+]
+_DEFAULT: Final = Path("stagerun.db")
+
+
+@app.command
+def run(
+    target: str,
+    /,
+    *,
+    input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    db: Database = _DEFAULT,
+    json: Json = False,
+    param: Annotated[list[str] | None, Parameter(negative=())] = None,
+    label: Labels = None,
+) -> int:
+    """Run a pipeline to its end.
+
+    Ctrl-C cancels the run, a second one leaves at once. Exit status: 0 succeeded, 1 failed, 2 wrong
+    usage or input, 3 interrupted, 124 timed out, 130 cancelled.
+
+    Parameters
+    ----------
+    target
+        The pipeline: module:name or file.py:name.
+    input
+        A file with one JSON value a line, or - for standard input; else the pipeline's own source.
+    param
+        NAME=VALUE for the source and every stage, VALUE as JSON or else as text; may be repeated.
+    """
+    from stagerun.cli.running import run_target
+
+    return run_target(
+        target,
+        input_=input,
+        database=db,
+        as_json=json,
+        params={name: _json_or_text(value) for name, value in _pairs("--param", param).items()},
+        labels=_pairs("--label", label),
+    )
+
+
+@app.command
+def runs(
+    *,
+    status: StatusName | None = None,
+    pipeline: str | None = None,
+    label: Labels = None,
+    older_than: str | None = None,
+    finished_since: str | None = None,
+    limit: int = 50,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """List runs, the newest first.
+
+    Parameters
+    ----------
+    status
+        Only runs that stand there.
+    pipeline
+        Only runs of that pipeline.
+    older_than
+        Only runs created longer ago, for example 15m.
+    finished_since
+        Only runs that ended in the last time, for example 24h.
+    limit
+        At most so many.
+    """
+    from stagerun.cli.reading import list_runs
+
+    return list_runs(
+        db,
+        status=status,
+        pipeline=pipeline,
+        labels=_pairs("--label", label),
+        older_than=None if older_than is None else _seconds("--older-than", older_than),
+        finished_since=(
+            None if finished_since is None else _seconds("--finished-since", finished_since)
+        ),
+        limit=_positive("--limit", limit),
+        as_json=json,
+    )
+
+
+@app.command
+def show(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+    """Show all about one run: its status, stages, failures and last log lines."""
+    from stagerun.cli.reading import show_run
+
+    return show_run(db, run, as_json=json)
+
+
+@app.command
+def watch(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+    """Watch a run until it ends; the exit status is that of `stagerun run`.
+
+    Ctrl-C detaches (exit status 130) and leaves the run alone.
+    """
+    from stagerun.cli.following import watch_run
+
+    return watch_run(db, run, as_json=json)
+
+
+@app.command
+def logs(
+    run: Run,
+    /,
+    *,
+    since: str | None = None,
+    limit: int = 1000,
+    follow: Annotated[bool, Parameter(["--follow", "-f"], negative=())] = False,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """Print the log lines kept with a run.
+
+    Parameters
+    ----------
+    since
+        Only lines of the last time, for example 10m.
+    limit
+        Only the last so many.
+    follow
+        Go on with new lines until the run ends; with --json one document a line.
+    """
+    from stagerun.cli.following import print_logs
+
+    return print_logs(
+        db,
+        run,
+        since=None if since is None else _seconds("--since", since),
+        limit=_positive("--limit", limit),
+        follow=follow,
+        as_json=json,
+    )
+
+
+@app.command
+def stats(
+    pipeline: str, /, *, since: str = "24h", db: Database = _DEFAULT, json: Json = False
+) -> int:
+    """Print how long a pipeline's runs took and how they ended.
+
+    Parameters
+    ----------
+    since
+        Of runs that ended in the last time, for example 7d.
+    """
+    from stagerun.cli.reading import show_statistics
+
+    return show_statistics(db, pipeline, since=_seconds("--since", since), as_json=json)
+
+
+def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
+    pairs = dict[str, str]()
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"{option} {text!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LENGTH: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+_LONGEST: Final = 36_500 * 86_400
+
+
+def _seconds(option: str, text: str) -> float:
+    """Read a length of time such as ``90s``, ``15m`` or ``1d12h``."""
+    if not _LENGTH.fullmatch(text):
+        raise UsageError(f"{option} {text!r} is not a length of time such as 90s, 15m, 24h or 7d")
+    parts = re.findall(r"([\d.]+)([smhd])", text)
+    return min(sum(float(amount) * _UNITS[unit] for amount, unit in parts), _LONGEST)
+
+
+def _positive(option: str, number: int) -> int:
+    if not 0 < number <= 1_000_000:
+        raise UsageError(f"{option} must be from 1 to 1000000, got {number}")
+    return number

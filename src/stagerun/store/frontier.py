@@ -1,0 +1,372 @@
+"""What is still to be done, asked in SQL: paged, by key, in item order, never a set in memory.
+
+The rules are in ``rules/frontier.py``. Item tables are insert-only; whether a row counts is said by
+the floors in the row of its stage and by ``superseded``. Every page is an ordered merge: one table
+read forward from *after*, the others looked up by key.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from attrs import frozen
+
+from stagerun.model.stage import Kind
+from stagerun.store.driver import Question
+from stagerun.store.transaction import Statement
+
+__all__ = [
+    "PAGE",
+    "Place",
+    "children",
+    "group_changes",
+    "key_holder",
+    "last_number",
+    "made",
+    "make_groups",
+    "members",
+    "results",
+    "settled",
+    "supersede",
+    "supersede_descendants",
+    "supersede_groups",
+    "unlisted",
+    "waiting",
+]
+
+PAGE = 500
+"""Rows of one answer at most."""
+
+Feed = Literal["source", "children", "groups", "results"]
+
+
+@frozen
+class Place:
+    """A stage of one generation, and where its items come from."""
+
+    run: int
+    generation: int
+    stage: int
+    feed: Feed
+    """``source`` and ``children``: items made for this stage; ``groups``: made by it;
+    ``results``: passed on by the stage before, under their numbers."""
+    origin: int
+    """The stage whose numbering the items have."""
+    before: int
+    """The same of the upstream outcomes that a collect stage gathers."""
+
+    @classmethod
+    def of(cls, run: int, generation: int, kinds: Sequence[Kind], stage: int) -> "Place":
+        """Return the place of a stage; ``len(kinds)`` is where the last stage's results are."""
+        upstream = 0
+        for index in range(1, stage + 1):
+            before = index if kinds[index - 1] is Kind.MANY else upstream
+            collects = index < len(kinds) and kinds[index] is Kind.COLLECT
+            origin = index if collects else before
+            if index == stage:
+                feed: Feed = "results"
+                if collects:
+                    feed = "groups"
+                elif kinds[index - 1] is Kind.MANY:
+                    feed = "children"
+                return cls(run, generation, stage, feed, origin, before)
+            upstream = origin
+        return cls(run, generation, 0, "source", 0, 0)
+
+    def names(self, **more: Any) -> dict[str, Any]:
+        """Return the parameters of a statement about this place."""
+        return {
+            "run": self.run,
+            "generation": self.generation,
+            "stage": self.stage,
+            "origin": self.origin,
+            "before": self.before,
+            **more,
+        }
+
+
+# The stage's own row and that of the one before it. Whether the outcome in row i counts there.
+_FLOORS = """
+    here AS (SELECT * FROM stages
+             WHERE run = :run AND generation = :generation AND stage = :stage),
+    upstream AS (SELECT * FROM stages
+                 WHERE run = :run AND generation = :generation AND stage = :stage - 1)
+"""
+_COUNTS = """i.generation >= CASE WHEN i.outcome IN (0, 4) THEN s.since
+                                  WHEN i.outcome = 3 THEN s.generation ELSE s.failed_since END"""
+_OPEN = f"""NOT EXISTS (SELECT 1 FROM items i JOIN here s
+                        WHERE i.run = :run AND i.stage = :stage AND i.item = w.item
+                          AND {_COUNTS})"""  # noqa: S608 - constants alone
+_SUPERSEDED = """EXISTS (SELECT 1 FROM superseded u
+                         WHERE u.run = :run AND u.stage = {origin} AND u.item = {item})"""
+# Items made for, or by, a stage: which rows of emissions, and from which generation on they count.
+_MADE = {
+    "source": "w.parent = 0",
+    "children": "w.parent > 0 AND w.generation >= (SELECT since FROM upstream)",
+    "groups": "w.parent = 0 AND w.generation >= (SELECT since FROM here)",
+}
+
+
+def waiting(
+    place: Place, below: int, after: int
+) -> Question[list[tuple[int, bytes, bool]]]:
+    """Ask what waits in a stage after item *after*: number, value, whether it is superseded.
+
+    Only what came there in a generation less than *below*. A resumed generation asks with its own
+    number (a collect stage, for its groups: one more): what comes later is handed on in memory, so
+    nothing is given twice. A superseded item is to end ``skipped`` without being run.
+    """
+    superseded = _SUPERSEDED.format(origin=":origin", item="w.item")
+    if place.feed == "results":
+        sql = f"""
+            WITH {_FLOORS}
+            SELECT w.item, coalesce(w.result, v.value), {superseded}
+            FROM items w JOIN upstream b
+            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
+                               AND v.generation = w.generation
+            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item > :after AND w.outcome = 0
+              AND w.generation >= b.since AND w.generation < :below AND {_OPEN}
+            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
+    else:
+        sql = f"""
+            WITH {_FLOORS}
+            SELECT w.item, w.value, {superseded} FROM emissions w
+            WHERE w.run = :run AND w.stage = :stage AND w.item > :after
+              AND {_MADE[place.feed]} AND w.generation < :below AND {_OPEN}
+            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, bytes, bool]]:
+        rows = connection.execute(sql, place.names(below=below, after=after, page=PAGE))
+        return [(item, value, bool(void)) for item, value, void in rows.fetchall()]
+
+    return ask
+
+
+def settled(place: Place, after: int) -> Question[list[int]]:
+    """Ask which items have a final outcome in a stage; a function that gives again is merged
+    with them, position by position, to find what it still has to give.
+    """
+    sql = f"""
+        WITH {_FLOORS} SELECT i.item FROM items i JOIN here s
+        WHERE i.run = :run AND i.stage = :stage AND i.item > :after AND {_COUNTS}
+        ORDER BY i.item LIMIT :page"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[int]:
+        rows = connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
+        return [item for (item,) in rows]
+
+    return ask
+
+
+def made(place: Place) -> Question[int]:
+    """Ask how many items that count were made for a stage, superseded ones included."""
+    sql = f"""WITH {_FLOORS} SELECT count(*) FROM emissions w
+              WHERE w.run = :run AND w.stage = :stage AND {_MADE[place.feed]}"""  # noqa: S608 - constants alone
+    return _number(sql, place.names())
+
+
+def last_number(run: int, stage: int) -> Question[int]:
+    """Ask for the greatest number given to an item made for, or by, a stage; numbers go on there."""
+    sql = "SELECT coalesce(max(item), 0) FROM emissions WHERE run = :run AND stage = :stage"
+    return _number(sql, {"run": run, "stage": stage})
+
+
+def _number(sql: str, names: dict[str, Any]) -> Question[int]:
+    def ask(connection: sqlite3.Connection) -> int:
+        return int(connection.execute(sql, names).fetchone()[0])
+
+    return ask
+
+
+def children(place: Place, parent: int) -> Question[dict[Any, tuple[int, bytes]]]:
+    """Ask what *parent* has made for a stage and still counts: ident to number and fingerprint."""
+    sql = f"""
+        WITH {_FLOORS} SELECT w.ident, w.item, w.fingerprint FROM emissions w
+        WHERE w.run = :run AND w.stage = :stage AND w.parent = :parent AND {_MADE["children"]}
+          AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")}"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> dict[Any, tuple[int, bytes]]:
+        rows = connection.execute(sql, place.names(parent=parent)).fetchall()
+        return {ident: (item, mark) for ident, item, mark in rows}
+
+    return ask
+
+
+def key_holder(place: Place, key: bytes) -> Question[int | None]:
+    """Ask which item holds *key* in a stage. Claims of superseded items are void."""
+    sql = f"""
+        WITH {_FLOORS} SELECT k.item FROM keys k JOIN here s
+        WHERE k.run = :run AND k.stage = :stage AND k.key = :key AND k.generation >= s.since
+          AND NOT {_SUPERSEDED.format(origin=":origin", item="k.item")}"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> int | None:
+        row = connection.execute(sql, place.names(key=key)).fetchone()
+        return None if row is None else int(row[0])
+
+    return ask
+
+
+def supersede(run: int, stage: int, item: int) -> Statement:
+    """Return the statement that takes back an item which *stage* was given."""
+    return Statement("INSERT INTO superseded VALUES (?, ?, ?)", (run, stage, item), expected=1)
+
+
+def supersede_descendants(run: int, kinds: Sequence[Kind]) -> list[Statement]:
+    """Return the statements that take back what superseded items had made, however far.
+
+    They follow the rows of a batch in which something was superseded. Groups are not descendants:
+    they are compared when they are made again.
+    """
+    statements = []
+    for stage in range(2, len(kinds) + 1):
+        if kinds[stage - 1] is Kind.MANY:
+            origin = Place.of(run, 0, kinds, stage - 1).origin
+            sql = (
+                "INSERT OR IGNORE INTO superseded SELECT w.run, w.stage, w.item"
+                " FROM superseded u CROSS JOIN emissions w"
+                " ON w.run = u.run AND w.stage = ? AND w.parent = u.item AND w.parent > 0"
+                " WHERE u.run = ? AND u.stage = ?"
+            )
+            statements.append(Statement(sql, (stage, run, origin)))
+    return statements
+
+
+# A member is valid when it was enlisted for the upstream outcome that counts, by the collect stage
+# as it is now. o: that outcome, one row per upstream item.
+_UPSTREAM = {
+    True: f"""
+        SELECT w.item, w.generation, 0 AS outcome, w.value FROM emissions w
+        WHERE w.run = :run AND w.stage = :stage AND {_MADE["children"]}""",  # noqa: S608 - constants alone
+    False: f"""
+        SELECT i.item, i.generation, i.outcome, coalesce(i.result, v.value) AS value
+        FROM items i JOIN upstream s
+        LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
+                           AND v.generation = i.generation
+        WHERE i.run = :run AND i.stage = :stage - 1 AND {_COUNTS}""",  # noqa: S608 - constants alone
+}
+_VALID = """m.run = :run AND m.stage = :stage AND m.item = o.item
+            AND m.generation = max(o.generation, (SELECT since FROM here))"""
+
+
+def _outcomes(place: Place) -> str:
+    """Return the common tables with ``o``: the upstream outcomes of a collect stage that count."""
+    void = _SUPERSEDED.format(origin=":before", item="{item}")
+    many = place.before == place.stage
+    item = "w.item" if many else "i.item"
+    return f"WITH {_FLOORS}, o AS ({_UPSTREAM[many]} AND NOT {void.format(item=item)})"
+
+
+def unlisted(
+    place: Place, after: int
+) -> Question[list[tuple[int, int, int, bytes | None]]]:
+    """Ask for upstream outcomes that are in no group yet: item, stamp, outcome and value.
+
+    There are some after a crash between an outcome and its enlisting, and all of them when the
+    collect stage has changed. *stamp* is the generation to write into the row of ``members``.
+    """
+    sql = f"""
+        {_outcomes(place)}
+        SELECT o.item, max(o.generation, (SELECT since FROM here)), o.outcome, o.value FROM o
+        WHERE o.item > :after AND NOT EXISTS (SELECT 1 FROM members m WHERE {_VALID})
+        ORDER BY o.item LIMIT :page"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, int, int, bytes | None]]:
+        return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
+
+    return ask
+
+
+def members(
+    place: Place, key: bytes, after: int
+) -> Question[list[tuple[int, int, bytes | None]]]:
+    """Ask for the outcomes of a group after item *after*: item, outcome and value."""
+    sql = f"""
+        {_outcomes(place)}
+        SELECT o.item, o.outcome, o.value FROM members m CROSS JOIN o
+        WHERE m.key = :key AND m.item > :after AND {_VALID}
+        ORDER BY m.item LIMIT :page"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, int, bytes | None]]:
+        names = place.names(key=key, after=after, page=PAGE)
+        return connection.execute(sql, names).fetchall()
+
+    return ask
+
+
+# The groups as the members make them now, with a fingerprint of who is in them with which outcome,
+# and the groups that stand. Upstream results of one generation are never added to later, so that the
+# greatest generation among them tells a changed result.
+def _groups(place: Place) -> str:
+    return f"""
+        {_outcomes(place)},
+        formed AS MATERIALIZED (
+            SELECT m.key, min(m.item) AS first,
+                   CAST(printf('%d %d %d', count(*), sum(o.item * 8 + o.outcome),
+                               max(CASE o.outcome WHEN 0 THEN o.generation END)) AS BLOB) AS mark
+            FROM o CROSS JOIN members m WHERE {_VALID} GROUP BY m.key),
+        standing AS MATERIALIZED (
+            SELECT w.ident, w.item, w.fingerprint FROM emissions w
+            WHERE w.run = :run AND w.stage = :stage AND {_MADE["groups"]}
+              AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")})
+    """
+
+
+_GONE = """FROM standing LEFT JOIN formed ON formed.key = standing.ident
+                                         AND formed.mark = standing.fingerprint
+           WHERE formed.key IS NULL"""
+_FRESH = """FROM formed LEFT JOIN standing ON standing.ident = formed.key
+                                          AND standing.fingerprint = formed.mark
+            WHERE standing.ident IS NULL"""
+
+
+def group_changes(place: Place) -> Question[tuple[int, int]]:
+    """Ask how many groups of a collect stage are to be superseded, and how many to be made."""
+    sql = f"{_groups(place)} SELECT (SELECT count(*) {_GONE}), (SELECT count(*) {_FRESH})"
+
+    def ask(connection: sqlite3.Connection) -> tuple[int, int]:
+        gone, fresh = connection.execute(sql, place.names()).fetchone()
+        return int(gone), int(fresh)
+
+    return ask
+
+
+def supersede_groups(place: Place, gone: int) -> Statement:
+    """Return the statement that takes back groups whose members are others by now."""
+    sql = f"""INSERT INTO superseded
+              {_groups(place)} SELECT :run, :stage, standing.item {_GONE}"""
+    return Statement(sql, place.names(), expected=gone)  # type: ignore[arg-type] # named parameters
+
+
+def make_groups(place: Place, fresh: int) -> Statement:
+    """Return the statement that makes new groups items of their stage; after ``supersede_groups``."""
+    sql = f"""INSERT INTO emissions
+              {_groups(place)}
+              SELECT :run, :stage, row_number() OVER (ORDER BY formed.first) +
+                     (SELECT coalesce(max(item), 0) FROM emissions
+                      WHERE run = :run AND stage = :stage),
+                     :generation, 0, formed.key, formed.mark, formed.key {_FRESH}"""  # noqa: S608 - constants alone
+    return Statement(sql, place.names(), expected=fresh)  # type: ignore[arg-type] # named parameters
+
+
+def results(place: Place, after: int) -> Question[list[tuple[int, bytes]]]:
+    """Ask for a run's results after number *after*; *place* is the one behind the last stage."""
+    superseded = _SUPERSEDED.format(origin=":origin", item="w.item")
+    if place.feed == "children":
+        sql = f"""
+            WITH {_FLOORS} SELECT w.item, w.value FROM emissions w
+            WHERE w.run = :run AND w.stage = :stage AND w.item > :after AND {_MADE["children"]}
+              AND NOT {superseded} ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
+    else:
+        sql = f"""
+            WITH {_FLOORS} SELECT w.item, coalesce(w.result, v.value)
+            FROM items w JOIN upstream b
+            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
+                               AND v.generation = w.generation
+            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item > :after AND w.outcome = 0
+              AND w.generation >= b.since AND NOT {superseded}
+            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
+        return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
+
+    return ask
