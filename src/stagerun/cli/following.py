@@ -40,7 +40,7 @@ def watch_run(database: Path, run: str, *, as_json: bool) -> int:
     if as_json:
         write_json(document, sys.stdout)
     else:
-        with closed_pipes_ignored():
+        with closed_pipes_ignored(sys.stdout):
             print_summary(console(), document, failures, database)
     return exit_status(document["status"])
 

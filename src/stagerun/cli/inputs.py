@@ -8,17 +8,23 @@ as they come, and a broken one ends the run as ``failed`` after what came before
 
 import codecs
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Self, overload
+from typing import Any, Final, Self, overload
 
 import msgspec
+import trio
 
 from stagerun.errors import InputError
 from stagerun.store import codec
 
 __all__ = ["InputFile", "InputStream", "open_input"]
+
+_PART: Final = 65_536
+"""Bytes that one read of a pipe takes at most."""
 
 
 def open_input(name: str) -> "InputFile | InputStream":
@@ -34,7 +40,7 @@ def open_input(name: str) -> "InputFile | InputStream":
     try:
         if stat.S_ISREG(path.stat().st_mode):
             return InputFile(path)
-        return InputStream(path.open("rb"), name)
+        return InputStream(os.open(path, os.O_RDONLY), name)
     except OSError as error:
         raise InputError(f"the input {name} cannot be read: {error.strerror}") from error
 
@@ -64,32 +70,72 @@ class InputFile(Sequence[Any]):
         return next(islice(self, position, None))
 
 
-class InputStream(Iterator[Any]):
-    """The items of a pipe, each read when the run has room for it."""
+class InputStream(AsyncIterator[Any]):
+    """The items of a pipe, each given as soon as its line is there and the run has room for it.
 
-    def __init__(self, lines: BinaryIO, name: str) -> None:
+    The descriptor is read as it is: a buffered reader would keep a line back until it has many,
+    and its lock, held by a thread that waits for input, would hinder the program's end.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
         self.error: InputError | None = None
         """What ended the input too early, for the exit status."""
-        self.from_person = lines.isatty()
-        self._values = _values(lines, name)
+        self.from_person = os.isatty(descriptor)
+        self._descriptor = descriptor
+        self._name = name
+        self._lines = deque[bytes]()
+        self._rest = bytearray()
+        self._number = 0
+        self._ended = False
 
-    def __iter__(self) -> Self:
+    def __aiter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    async def __anext__(self) -> Any:
+        while True:
+            while self._lines:
+                self._number += 1
+                if text := _bare(self._lines.popleft(), self._number):
+                    return self._value(text)
+            if self._ended:
+                raise StopAsyncIteration
+            await self._fill()
+
+    def _value(self, text: bytes) -> Any:
         try:
-            return next(self._values)
+            return _value(text, self._number, self._name)
         except InputError as error:
             self.error = error
             raise
+
+    async def _fill(self) -> None:
+        try:
+            # Abandoned, the thread waits on for a line that nobody takes any more: it is a daemon.
+            part = await trio.to_thread.run_sync(
+                os.read, self._descriptor, _PART, abandon_on_cancel=True
+            )
+        except OSError as error:
+            self.error = InputError(f"{self._name} cannot be read: {error.strerror}")
+            raise self.error from error
+        self._ended = not part
+        self._rest += part
+        if self._ended or b"\n" in part:
+            *whole, rest = self._rest.split(b"\n")
+            self._lines.extend(map(bytes, whole))
+            self._rest = rest
+        if self._ended:
+            self._lines.append(bytes(self._rest))
+
+
+def _bare(line: bytes, number: int) -> bytes:
+    return (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
 
 
 def _values(lines: Iterable[bytes], name: str) -> Iterator[Any]:
     number = 0
     try:
         for number, line in enumerate(lines, 1):
-            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if text := text.strip():
+            if text := _bare(line, number):
                 yield _value(text, number, name)
     except OSError as error:
         raise InputError(f"{name} cannot be read after line {number}: {error.strerror}") from error

@@ -17,6 +17,7 @@ _LEAVING = 5.0
 
 def main() -> None:
     """Run the command line of this process and leave with its exit status."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):  # None when closed, replaced by somebody's own
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # see above
@@ -27,6 +28,15 @@ def main() -> None:
     last_resort.daemon = True
     last_resort.start()
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Open to nowhere what was closed, lest a database or a socket take the number."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
 
 
 def call(arguments: Sequence[str]) -> int:
@@ -44,7 +54,7 @@ def call(arguments: Sequence[str]) -> int:
 
     try:
         command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        with closed_pipes_ignored():
+        with closed_pipes_ignored(sys.stdout):
             return command(*bound.args, **bound.kwargs) or SUCCEEDED
     except cyclopts.CycloptsError as error:
         complain(f"{error} (see `stagerun --help`)")

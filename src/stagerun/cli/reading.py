@@ -105,7 +105,7 @@ def list_runs(
     if as_json:
         write_json({"runs": runs}, sys.stdout)
     else:
-        with closed_pipes_ignored():
+        with closed_pipes_ignored(sys.stdout):
             print_runs(console(), runs)
     return SUCCEEDED
 
@@ -118,7 +118,7 @@ def show_run(database: Path, run: str, *, as_json: bool) -> int:
     if as_json:
         write_json(document, sys.stdout)
     else:
-        with closed_pipes_ignored():
+        with closed_pipes_ignored(sys.stdout):
             print_details(console(), document, failures)
     return SUCCEEDED
 
@@ -139,7 +139,7 @@ def show_statistics(database: Path, pipeline: str, *, since: float, as_json: boo
     if as_json:
         write_json(document, sys.stdout)
     else:
-        with closed_pipes_ignored():
+        with closed_pipes_ignored(sys.stdout):
             print_statistics(console(), document)
     return SUCCEEDED
 

@@ -11,7 +11,7 @@ import trio
 from attrs import define, field
 
 from stagerun.cli.display import Board, Progress, Screen, bars_fit
-from stagerun.cli.exits import FAILED, USAGE, exit_status
+from stagerun.cli.exits import CANCELLED, FAILED, USAGE, exit_status
 from stagerun.cli.inputs import InputFile, InputStream, open_input
 from stagerun.cli.load import load_pipeline
 from stagerun.cli.reading import reading
@@ -191,11 +191,14 @@ class _Attendance:
         self._signals.screen_in_use = False
 
     def _notice(self) -> str:
+        notices = []
         if blocked := self._signals.blocked_for:
-            return f"a stage has blocked the event loop for {span(blocked)}"
-        if self._signals.cancel.is_set():
-            return "cancelling; Ctrl-C again leaves at once"
-        return "shutting down" if self._signals.shutdown.is_set() else ""
+            notices.append(f"a stage has blocked the event loop for {span(blocked)}")
+        if self._signals.status == CANCELLED:
+            notices.append("cancelling; Ctrl-C again leaves at once")
+        elif self._signals.status is not None:
+            notices.append("shutting down")
+        return "; ".join(notices)
 
     def _tell(self, run: Run) -> int:
         """Print the run's document or table; return the exit status."""
@@ -205,7 +208,7 @@ class _Attendance:
         if self.as_json:
             write_json(document, self.out)
         elif self.out is not None:
-            with closed_pipes_ignored():
+            with closed_pipes_ignored(self.out):
                 print_summary(console(self.out), document, failures, self.database)
                 self.out.flush()
         broken = self.items.error if isinstance(self.items, InputStream) else None

@@ -85,7 +85,7 @@ class Signals:
         while not self.blocked_for:
             time.sleep(_BLOCKED)
         if self.status is not None:
-            os.write(2, b"stagerun: a stage blocks the event loop: left without an ending\n")
+            os.write(2, b"\nstagerun: a stage blocks the event loop: left without an ending\n")
             self._force(self.status)
 
     def _force(self, status: int) -> NoReturn:

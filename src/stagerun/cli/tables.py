@@ -74,7 +74,6 @@ def print_details(
         "updated": _moment(document["updated_at"]),
         "finished": _moment(document["finished_at"]),
         "deadline": None if document["finished_at"] else document["deadline_at"],
-        "survivors": ", ".join(document["survivors"]),
     }
     for name, value in facts.items():
         if value not in (None, ""):
@@ -167,6 +166,9 @@ def _print_head(screen: Console, document: dict[str, Any]) -> None:
     )
     if document["message"]:
         say(screen, plain(document["message"]))
+    if document["survivors"]:
+        left = "; ".join(document["survivors"])
+        say(screen, f"did not stop, and its outside effects may go on: {plain(left)}", "yellow")
 
 
 def _stage_table(stages: Sequence[dict[str, Any]], *, narrow: bool) -> Table:

@@ -47,10 +47,15 @@ def plain(text: object) -> str:
 
 def console(stream: TextIO | None = None) -> Console:
     """Return a console on *stream* (standard output) that takes no text for markup."""
-    made = Console(file=stream, markup=False, emoji=False, highlight=False)
+    made = _Console(file=stream, markup=False, emoji=False, highlight=False)
     if not made.is_terminal:
         made.width = _WIDE
     return made
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the program, with a status of its own
 
 
 def say(screen: Console, text: str | Text, style: str = "") -> None:
@@ -62,20 +67,20 @@ def write_json(document: Any, stream: TextIO | None, *, compact: bool = False) -
     """Write one JSON document and a line break, in ASCII, whatever the document holds."""
     finite = json.loads(msgspec.json.encode(document))  # what JSON has no number for becomes null
     text = json.dumps(finite, indent=None if compact else 2).replace("\x7f", "\\u007f")
-    with closed_pipes_ignored():
-        if stream is not None:
+    if stream is not None:
+        with closed_pipes_ignored(stream):
             stream.write(f"{text}\n")
             stream.flush()
 
 
 @contextmanager
-def closed_pipes_ignored() -> Iterator[None]:
-    """Let output end where its reader went away: that is nobody's mistake."""
+def closed_pipes_ignored(stream: TextIO) -> Iterator[None]:
+    """Let output to *stream* end where its reader went away: that is nobody's mistake."""
     try:
         yield
     except BrokenPipeError:
         silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)  # the interpreter flushes once more as it leaves
+        os.dup2(silence, stream.fileno())  # what is still buffered is flushed once more
         os.close(silence)
 
 

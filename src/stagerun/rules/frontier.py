@@ -30,7 +30,15 @@ from stagerun.model.outcome import Outcome
 from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Counts
 
-__all__ = ["Child", "Floors", "Opening", "StageFacts", "first_changed", "judge_child", "open_stages"]
+__all__ = [
+    "Child",
+    "Floors",
+    "Opening",
+    "StageFacts",
+    "first_changed",
+    "judge_child",
+    "open_stages",
+]
 
 
 @frozen
@@ -116,9 +124,7 @@ def open_stages(
         openings.append(opening)
     if reread:
         first = openings[0]
-        openings[0] = evolve(
-            first, counts=evolve(first.counts, accepted=first.counts.settled)
-        )
+        openings[0] = evolve(first, counts=evolve(first.counts, accepted=first.counts.settled))
     return tuple(openings)
 
 

@@ -30,6 +30,13 @@ _CHECKPOINT_AFTER = 64
 _IDLE = 1.0
 """Seconds without anything to commit that count as an idle moment."""
 
+_LOCK_PAUSE = 0.001
+"""Seconds between two tries to get the write lock, and after a commit while others write."""
+_SPACE_PAUSE = 0.5
+"""Seconds between two tries while the disk is full or fails."""
+_SILENCE = 5.0
+"""Seconds for which a commit may wait before somebody is told."""
+
 
 class AioStore:
     """The store of production: one writing and one reading connection, each in its own thread."""
@@ -143,34 +150,44 @@ class _Writer:
 
     async def _commit(self, transaction: Transaction) -> Receipt:
         """Try until it is done: what waits for a commit must neither be lost nor overtaken."""
-        reported_at = 0.0
+        silent_until = time.monotonic() + _SILENCE
         while True:
             try:
                 receipt, foreign = await self._connection.run(_commit_politely, transaction)
             except sqlite3.Error as error:
                 if not is_passing(error):
                     raise
-                if needs_space(error) or time.monotonic() - reported_at > 5:
+                if time.monotonic() > silent_until or needs_space(error):
                     self._tell(self._composer.troubled, str(error))
-                    reported_at = time.monotonic()
-                await asyncio.sleep(0.5 if needs_space(error) else 0.02)
+                    silent_until = time.monotonic() + _SILENCE
+                await asyncio.sleep(_SPACE_PAUSE if needs_space(error) else _LOCK_PAUSE)
                 continue
             self._since_checkpoint += 1
             if foreign != self._foreign_commits:
                 self._foreign_commits = foreign
-                await asyncio.sleep(0.001)  # a back-to-back committer starves all the others
+                await asyncio.sleep(_LOCK_PAUSE)  # a back-to-back committer starves all the others
             return receipt
 
     async def _checkpoint(self) -> None:
+        """Move the log into the database. Failing costs space, not data: it is tried again."""
+        try:
+            await self._connection.run(_checkpoint)
+        except sqlite3.Error as error:
+            if not is_passing(error):
+                raise
+            self._tell(self._composer.troubled, f"checkpoint: {error}")
         self._since_checkpoint = 0
-        await self._connection.run(_checkpoint)
 
 
 def _commit_politely(
     connection: sqlite3.Connection, transaction: Transaction
 ) -> tuple[Receipt, int]:
     receipt = execute(connection, transaction)
-    return receipt, int(connection.execute("PRAGMA data_version").fetchone()[0])
+    try:
+        version = int(connection.execute("PRAGMA data_version").fetchone()[0])
+    except sqlite3.Error:
+        version = -1  # committed all the same: raising here would have it done twice
+    return receipt, version
 
 
 def _checkpoint(connection: sqlite3.Connection) -> None:

@@ -13,18 +13,20 @@ from attrs import frozen
 
 from stagerun.model.stage import Kind
 from stagerun.store.driver import Question
-from stagerun.store.transaction import Statement
+from stagerun.store.transaction import Statement, Unit
 
 __all__ = [
     "PAGE",
     "Place",
     "children",
+    "entered",
     "group_changes",
     "key_holder",
     "last_number",
     "made",
     "make_groups",
     "members",
+    "next_generation",
     "results",
     "settled",
     "supersede",
@@ -107,9 +109,7 @@ _MADE = {
 }
 
 
-def waiting(
-    place: Place, below: int, after: int
-) -> Question[list[tuple[int, bytes, bool]]]:
+def waiting(place: Place, below: int, after: int) -> Question[list[tuple[int, bytes, bool]]]:
     """Ask what waits in a stage after item *after*: number, value, whether it is superseded.
 
     Only what came there in a generation less than *below*. A resumed generation asks with its own
@@ -256,9 +256,7 @@ def _outcomes(place: Place) -> str:
     return f"WITH {_FLOORS}, o AS ({_UPSTREAM[many]} AND NOT {void.format(item=item)})"
 
 
-def unlisted(
-    place: Place, after: int
-) -> Question[list[tuple[int, int, int, bytes | None]]]:
+def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, bytes | None]]]:
     """Ask for upstream outcomes that are in no group yet: item, stamp, outcome and value.
 
     There are some after a crash between an outcome and its enlisting, and all of them when the
@@ -276,9 +274,7 @@ def unlisted(
     return ask
 
 
-def members(
-    place: Place, key: bytes, after: int
-) -> Question[list[tuple[int, int, bytes | None]]]:
+def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, int, bytes | None]]]:
     """Ask for the outcomes of a group after item *after*: item, outcome and value."""
     sql = f"""
         {_outcomes(place)}
@@ -370,3 +366,60 @@ def results(place: Place, after: int) -> Question[list[tuple[int, bytes]]]:
         return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
 
     return ask
+
+
+def entered(place: Place, item: int) -> Question[bytes | None]:
+    """Ask for the value that an item went into a stage with; None when it was never stored."""
+    if place.feed == "results":
+        sql = f"""
+            WITH {_FLOORS} SELECT coalesce(w.result, v.value) FROM items w JOIN upstream b
+            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
+                               AND v.generation = w.generation
+            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item = :item AND w.outcome = 0
+              AND w.generation >= b.since"""  # noqa: S608 - constants alone
+    else:
+        sql = "SELECT value FROM emissions WHERE run = :run AND stage = :stage AND item = :item"
+
+    def ask(connection: sqlite3.Connection) -> bytes | None:
+        row = connection.execute(sql, place.names(item=item)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    return ask
+
+
+def next_generation(
+    run: int,
+    generation: int,
+    owner: int,
+    now: int,
+    deadline_at: int | None,
+    stages: Sequence[Sequence[Any]],
+) -> Unit:
+    """Return the unit that opens *generation*; its guard refuses unless the one before has ended.
+
+    *stages*: per stage its name, kind, version, since, failed_since and the sums to begin with:
+    accepted, ok, failed, timed_out, cancelled, skipped, crashed.
+    """
+    guard = Statement(
+        "UPDATE runs SET generation = ? WHERE run = ? AND generation = ? AND EXISTS"
+        " (SELECT 1 FROM generations g WHERE g.run = runs.run"
+        "  AND g.generation = runs.generation AND g.finished_at IS NOT NULL)",
+        (generation, run, generation - 1),
+    )
+    body = [
+        Statement(
+            "INSERT INTO generations (run, generation, owner, status, created_at, started_at,"
+            " updated_at, deadline_at) VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
+            (run, generation, owner, now, now, now, deadline_at),
+        )
+    ]
+    body += [
+        Statement(
+            "INSERT INTO stages (run, generation, stage, name, kind, version, since, failed_since,"
+            " accepted, ok, failed, timed_out, cancelled, skipped, crashed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run, generation, index, *stage),
+        )
+        for index, stage in enumerate(stages)
+    ]
+    return Unit(guard, body)
