@@ -12,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import types
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from stagerun import (
     Stage,
     Status,
 )
+from stagerun.cli.commands import app
 from stagerun.model.status import Counts
 from tests.conftest import Bench
 
@@ -89,6 +91,7 @@ def run_block(block: Block, page: Path, module: types.ModuleType) -> str:
     return printed.getvalue()
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_python_block_of_a_page_runs_and_prints_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,17 +127,17 @@ def test_a_block_that_prints_something_else_is_told_from_one_that_does_not(tmp_p
 
 
 def section(title: str) -> str:
-    """Return what stands under a heading of the reference, up to the next one of its rank."""
-    found = re.search(rf"^(#+) {re.escape(title)}$", REFERENCE, re.MULTILINE)
+    """Return what stands under a heading of the reference, up to the next heading."""
+    found = re.search(rf"^#+ {re.escape(title)}$", REFERENCE, re.MULTILINE)
     assert found, f"docs/reference.md has no section {title!r}"
     rest = REFERENCE[found.end() :]
-    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
+    end = re.search(r"^#+ ", rest, re.MULTILINE)
     return rest[: end.start()] if end else rest
 
 
 def rows(title: str) -> list[str]:
     """Return the first cell of every row of the section's tables: what they list."""
-    return re.findall(r"^\| `([^`]+)` \|", section(title), re.MULTILINE)
+    return re.findall(r"^\| `([^`]+)`(?: \*)? \|", section(title), re.MULTILINE)
 
 
 def public(thing: type) -> list[str]:
@@ -144,7 +147,7 @@ def public(thing: type) -> list[str]:
 
 @pytest.mark.parametrize("name", stagerun.__all__)
 def test_every_public_name_is_in_the_reference(name: str) -> None:
-    assert re.search(rf"`@?{name}\b", REFERENCE), name
+    assert re.search(rf"(?:`@?|^#+ .*){name}\b", REFERENCE, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,9 @@ def test_a_closed_list_is_explained_value_by_value(title: str, values: list[str]
     assert rows(title) == values
 
 
-_NOT_GIVEN = {Stage: {"function", "kind", "batch", "collect", "wants_ctx", "value_type"}}
+_NOT_GIVEN: dict[type, set[str]] = {
+    Stage: {"function", "kind", "batch", "collect", "wants_ctx", "value_type"}
+}
 """Fields that a declaration fills by itself; the text names them."""
 
 
@@ -177,12 +182,15 @@ def test_every_option_stands_in_the_table_of_its_owner(policy: type) -> None:
 @pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Pipeline])
 def test_the_defaults_in_the_tables_are_those_of_the_code(policy: type) -> None:
     shown = dict(
-        re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section(f"Options of {policy.__name__}"), re.M)
+        re.findall(
+            r"^\| `(\w+)` \| `([^`]+)` \|", section(f"Options of {policy.__name__}"), re.MULTILINE
+        )
     )
     plain = {
         each.name: each.default
         for each in attrs.fields(policy)
         if isinstance(each.default, int | float | str | None)
+        and each.name not in _NOT_GIVEN.get(policy, ())
     }
     assert {name: in_words(value) for name, value in plain.items()} == {
         name: value for name, value in shown.items() if name in plain
@@ -214,7 +222,7 @@ def test_every_member_of_a_class_is_in_its_section(title: str, thing: type) -> N
 
 async def test_the_run_s_document_is_described_field_by_field(bench: Bench) -> None:
     @stagerun.stage
-    async def fails(number):
+    async def fails(number: int) -> int:
         if number == 1:
             raise ValueError(number)
         return number
@@ -231,6 +239,26 @@ async def test_the_run_s_document_is_described_field_by_field(bench: Bench) -> N
 @pytest.mark.parametrize("name", [n for n in stagerun.__all__ if n.endswith(("Error", "Later"))])
 def test_every_error_is_in_the_section_on_errors(name: str) -> None:
     assert f"`{name}`" in section("Errors")
+
+
+# -- commands ---------------------------------------------------------------------------------
+
+_COMMAND = re.compile(r"(?<![\w./])(?:\.venv/bin/)?stagerun ([^&|\n]+)")
+
+
+def test_the_reference_lists_the_commands_that_there_are() -> None:
+    listed = re.findall(r"^\| `stagerun (\w+)", section("Command line"), re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in app if not name.startswith("-"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_shows_is_understood(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for line in _COMMAND.findall(block):
+            app.parse_args(shlex.split(line), exit_on_error=False, print_error=False)
+    for name in re.findall(r"`stagerun (\w+)", text):
+        assert name in app, name
 
 
 # -- links ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
@@ -103,19 +103,20 @@ class Report:
     """On pages that could not be fetched."""
 
 
-async def source(params: Mapping[str, Any] | None) -> AsyncGenerator[Page]:
-    """Yield the pages of the site in `params`, or of a service of our own that is up meanwhile."""
+async def source(params: Mapping[str, Any] | None) -> list[Page] | AsyncGenerator[Page]:
+    """Return the pages of the site in `params`, or those of a service of our own."""
     params = params or {}
-    if "address" in params:
-        for page in await listed(**params):
-            yield page
-        return
+    return await listed(**params) if "address" in params else served(**params)
+
+
+async def served(**params: Any) -> AsyncGenerator[Page]:
+    """Yield the pages of a service that is up until they are done with."""
     async with running_service(**local_options(**params)) as address:
         found = await listed(address)
         with visitors_of(address, len(found)) as visitors:
             for page in found:
                 yield page
-            await visitors.all_served()
+            await visitors.all_done()
 
 
 def local_options(**params: Any) -> dict[str, Any]:
@@ -148,35 +149,42 @@ async def listed(address: str, entities: str | list[str] | None = None) -> list[
 class Visitors:
     """Tells when a service of our own is needed no more."""
 
-    LONGEST_PAUSE: Final = 2.0  # seconds, with a margin: attempts at a page are at most 1 s apart
+    PATIENCE: Final = 15.0
+    """Seconds without anybody inside until those who were neither served nor refused are given up:
+    their budget was spent between two attempts, or nothing was worth another try."""
 
-    def __init__(self, unserved: int) -> None:
-        self._unserved = unserved
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._awaited = expected
         self._inside = 0
         self._changed = trio.Event()
 
     @contextmanager
-    def visit(self) -> Iterator[None]:
-        """Note that a page is being fetched; it is served when the block does not raise."""
-        self._change(inside=+1)
+    def visit(self, *, first: bool, last: bool) -> Iterator[None]:
+        """Note that a page is being fetched. It is done with if it comes or never will."""
+        self._change(expected=-first, inside=+1)
+        done = True
         try:
             yield
-            self._unserved -= 1
+        except BaseException:
+            done = last
+            raise
         finally:
-            self._change(inside=-1)
+            self._change(awaited=-done, inside=-1)
 
-    def _change(self, inside: int) -> None:
+    def _change(self, *, expected: int = 0, awaited: int = 0, inside: int) -> None:
+        self._expected += expected
+        self._awaited += awaited
         self._inside += inside
         self._changed.set()
         self._changed = trio.Event()
 
-    async def all_served(self) -> None:
-        """Wait until every page is served, or nobody comes any more for those that are not."""
-        while self._unserved:
-            patience = inf if self._inside else self.LONGEST_PAUSE
-            with trio.move_on_after(patience) as scope:  # who is inside has a deadline of his own
+    async def all_done(self) -> None:
+        """Wait until all pages are done with. Those inside have deadlines of their own."""
+        while self._awaited:
+            with trio.move_on_after(self.PATIENCE) as scope:
                 await self._changed.wait()
-            if scope.cancelled_caught:
+            if scope.cancelled_caught and not self._inside and not self._expected:
                 return
 
 
@@ -204,20 +212,21 @@ def worth_another_try(error: Exception) -> bool:
 @stage(
     workers=8,
     deadline=8,
-    retry=Retry(attempts=3, attempt_deadline=2.5, base=0.2, cap=1, on=worth_another_try),
+    retry=Retry(attempts=3, attempt_deadline=2, base=0.2, cap=1, on=worth_another_try),
     resource=open_client,
     least_ok=0.85,
 )
 async def pages(page: Page, ctx: Context) -> Any:
     """Fetch a page; the next stage's annotation says what it must look like."""
     visitors = VISITORS.get(page.address)
-    with nullcontext() if visitors is None else visitors.visit():
+    first, last = ctx.attempt == 1, ctx.attempt >= pages.retry.attempts
+    with nullcontext() if visitors is None else visitors.visit(first=first, last=last):
         url = f"{page.address}/entities/{quote(page.entity, safe='')}/records"
         answer = await ctx.resource.get(url, {"page": page.number, "size": PAGE_SIZE})
         return answer.json()
 
 
-@stage(workers=2)
+@stage(workers=2, buffer=200)  # roomy: while pages wait here, no other page is tried again
 async def records(answer: Answer) -> AsyncGenerator[Record]:
     """Unfold a page: one item in, up to 250 out."""
     for row in answer.records:
@@ -253,7 +262,7 @@ async def report(outcomes: AsyncIterator[StageOutcome], ctx: Context) -> Report:
             sums[each.value["state"]] += 1
         else:
             sums["without_hash" if each.outcome is Outcome.SKIPPED else "unchecked"] += 1
-    return Report(
+    found = Report(
         entity=ctx.key,
         expected=expected,
         intact=sums["intact"],
@@ -263,6 +272,8 @@ async def report(outcomes: AsyncIterator[StageOutcome], ctx: Context) -> Report:
         unchecked=sums["unchecked"],
         unseen=None if expected is None else expected - sums.total(),
     )
+    ctx.log.info("%s", found)
+    return found
 
 
 pipeline = Pipeline(

@@ -88,6 +88,8 @@ class CancelRequested(StagerunError):  # noqa: N818 - it is a request that is ob
 class RetryLater(StagerunError):  # noqa: N818 - an answer to the engine, named for what it asks
     """Raise it in a stage to have the attempt repeated after a pause of your choosing.
 
+    It takes one of the stage's attempts (``Retry.attempts``), whatever ``Retry.on`` says.
+
     Args:
         after: Seconds to wait at least. Beyond the item's budget the item fails at once.
         why: One sentence for people.

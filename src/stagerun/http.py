@@ -18,6 +18,7 @@ tells the task that made the call where it stood.
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -31,6 +32,7 @@ import trio
 from attrs import define, frozen
 
 from stagerun.engine.context import http_total
+from stagerun.errors import SettingError
 from stagerun.phase import PHASE
 
 try:
@@ -163,7 +165,8 @@ async def open_client(
     Args:
         base_url: what relative URLs are appended to.
         total: seconds for each call, from connect to the last byte; `math.inf` switches it off.
-            None: the `http_total` of the stage that opens the client, 300 outside a run.
+            None: the `http_total` of the stage that opens the client; outside a run
+            `STAGERUN_HTTP_TOTAL`, else 300.
         max_bytes: the largest body, counted after decompression.
         headers: sent with each call.
 
@@ -171,7 +174,7 @@ async def open_client(
         ValueError: `total` is not above 0 or `max_bytes` is negative.
         HttpUrlError: `base_url` is not a URL.
     """
-    total = http_total() if total is None else total
+    total = (http_total() or _total_from_environment()) if total is None else total
     if not total > 0:
         raise ValueError(f"total must be a number of seconds above 0, not {total!r}")
     if max_bytes < 0:
@@ -192,6 +195,18 @@ async def open_client(
         raise _url_error("open_client", base_url) from None
     async with client:
         yield Client(client, total=total, max_bytes=max_bytes)
+
+
+def _total_from_environment() -> float:
+    given = os.environ.get("STAGERUN_HTTP_TOTAL", "300")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        problem = f"must be a finite number of seconds above 0, got {given!r}"
+        raise SettingError("STAGERUN_HTTP_TOTAL", problem)
+    return seconds
 
 
 class Client:

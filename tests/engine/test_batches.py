@@ -1,3 +1,5 @@
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# Stages are written here as most users write them: without annotations.
 """Batches: as many results as items, each a value, DROP or an exception."""
 
 import pytest
@@ -18,7 +20,7 @@ def recording(sizes, **options):
 
 @pytest.mark.parametrize(("count", "expected"), [(0, []), (1, [1]), (10, [4, 4, 2]), (12, [4] * 3)])
 async def test_batches_are_full_but_for_the_last(bench: Bench, count: int, expected) -> None:
-    sizes = []
+    sizes: list[int] = []
     pipeline = Pipeline("batches", [recording(sizes, size=4, wait=100)])
     result = await bench.finish(pipeline, list(range(count)))
     assert result.status == "succeeded"
@@ -29,7 +31,7 @@ async def test_batches_are_full_but_for_the_last(bench: Bench, count: int, expec
 
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_a_thousand_items_in_batches(bench: Bench, workers: int) -> None:
-    sizes = []
+    sizes: list[int] = []
     work = recording(sizes, size=16, workers=workers, buffer=3)
 
     @stage(workers=4)

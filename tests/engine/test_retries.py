@@ -1,4 +1,8 @@
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# Stages are written here as most users write them: without annotations.
 """Retries: attempts, pauses, Retry-After and the budget that none of them exceeds."""
+
+from itertools import pairwise
 
 import pytest
 import trio
@@ -7,14 +11,14 @@ from stagerun import Pipeline, Retry, RetryLater, stage
 from tests.conftest import Bench, listed
 
 
-def failing(times, error=ValueError("not yet")):
+def failing(times, error=None):
     """A stage function that fails so many times, then returns when each attempt began."""
     starts = []
 
     async def attempt(_number):
         starts.append(trio.current_time())
         if len(starts) <= times:
-            raise error
+            raise error or ValueError("not yet")
         return [t - starts[0] for t in starts]
 
     return attempt
@@ -30,7 +34,7 @@ async def test_pauses_grow_up_to_the_cap(bench: Bench) -> None:
     pipeline = Pipeline("pauses", [stage(name="s", retry=retry)(failing(5))])
     result = await bench.finish(pipeline, [1])
     (starts,) = await listed(result.results())
-    pauses = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(starts)]
     assert pauses == pytest.approx([1, 2, 4, 4, 4])  # half of each, by the bench's fixed draw
 
 

@@ -1,3 +1,5 @@
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-calls=False
+# Stages are written here as most users write them: without annotations.
 """What stages may raise and return: an outcome of the item, never the death of anything else."""
 
 import pytest
@@ -59,7 +61,7 @@ class _TrapError(Exception):
 
 
 def _nested(depth):
-    error = ValueError("the innermost")
+    error: Exception = ValueError("the innermost")
     for _ in range(depth):
         error = ExceptionGroup("layer", [error])
     return error
@@ -225,7 +227,8 @@ async def test_a_second_stage_begins_while_the_first_is_under_way(bench: Bench) 
 
 async def test_no_more_items_wait_between_two_stages_than_the_buffer_holds(bench: Bench) -> None:
     ahead = []
-    begun, ended = [], []
+    begun: list[int] = []
+    ended: list[int] = []
 
     @stage
     async def quick(number):

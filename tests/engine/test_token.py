@@ -40,7 +40,7 @@ def test_a_long_lived_token_does_not_keep_its_followers_alive() -> None:
     for _ in range(100):
         CancellationToken(parent)
     gc.collect()
-    assert parent._callbacks == []
+    assert not parent._callbacks
 
 
 def test_callbacks_run_once_and_can_be_removed() -> None:
@@ -87,7 +87,7 @@ async def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     with trio.move_on_after(0) as scope:
         await token.wait()
     assert scope.cancelled_caught
-    assert token._callbacks == []
+    assert not token._callbacks
 
 
 async def test_a_token_can_be_cancelled_from_any_thread() -> None:

@@ -4,24 +4,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from examples.integrity.pipeline import (
     VISITORS,
     Row,
+    check,
     pages,
     pipeline,
+    records,
+    report,
     state_of,
     worth_another_try,
 )
 from examples.integrity.service import installed_entities, running_service
-from stagerun import Counts, Result, Retry, open_runtime
+from stagerun import Counts, Pipeline, Result, Retry, open_runtime
 
 pytestmark = pytest.mark.real
 
-RETRY = Retry(attempts=2, attempt_deadline=1, base=0.01, on=worth_another_try)
-QUICK = pipeline.with_options(
-    stages=[pages.with_options(deadline=3, retry=RETRY), *pipeline.stages[1:]]
-)
+
+def with_pages(**options: Any) -> Pipeline:
+    """The example with other policies of `pages`; its files are few, so no threads are needed."""
+    stages = [pages.with_options(**options), records, check.with_options(mode="inline"), report]
+    return pipeline.with_options(stages=stages, deadline=30)
+
+
+RETRY = Retry(attempts=3, base=0.01, on=worth_another_try)
+PATIENT = with_pages(retry=RETRY)
+QUICK = with_pages(deadline=4, retry=evolve(RETRY, attempt_deadline=0.6))
+TOLERANT = with_pages(deadline=4, retry=evolve(RETRY, attempt_deadline=0.6), least_ok=0.75)
 TWELVE = {"entities": 2, "records": 1500, "retry_after": 0}  # pages of 250 records
 
 
@@ -30,7 +41,7 @@ async def test_every_record_is_checked_or_dropped_for_want_of_a_hash(tmp_path: P
     hashed = sum(row["sha256"] is not None for row in rows)
     assert 0 < hashed < len(rows) == 3000
     async with running_service(**TWELVE) as address:
-        result = await ended(tmp_path, {"address": address})
+        result = await ended(tmp_path, {"address": address}, pipeline)  # threads and all
     assert sums(result) == {
         "pages": {"accepted": 12, "ok": 12},
         "records": {"accepted": 12, "ok": 12},
@@ -54,11 +65,8 @@ async def test_the_report_of_an_entity_accounts_for_all_its_records(tmp_path: Pa
 async def test_three_hung_pages_of_twelve_end_timed_out_and_the_run_succeeded(
     tmp_path: Path,
 ) -> None:
-    tolerant = QUICK.with_options(
-        stages=[QUICK.stages[0].with_options(least_ok=0.75), *QUICK.stages[1:]]
-    )
     async with running_service(**TWELVE, hang=3) as address:
-        result = await ended(tmp_path, {"address": address}, pipeline=tolerant)
+        result = await ended(tmp_path, {"address": address}, TOLERANT)
     assert (result.status, result.cause) == ("succeeded", "completed")
     assert sums(result)["pages"] == {"accepted": 12, "ok": 9, "timed_out": 3}
     assert sums(result)["check"]["accepted"] == 9 * 250
@@ -84,7 +92,7 @@ async def test_a_page_that_is_well_the_second_time_is_fetched_in_two_attempts(
     mode: str, tmp_path: Path
 ) -> None:
     async with running_service(**TWELVE, **{mode: 2}) as address:
-        result = await ended(tmp_path, {"address": address})
+        result = await ended(tmp_path, {"address": address}, PATIENT)
     assert result.status == "succeeded"
     assert sums(result)["pages"] == {"accepted": 12, "ok": 12}
     assert attempts_at_pages(tmp_path) == [1] * 10 + [2] * 2
@@ -92,12 +100,12 @@ async def test_a_page_that_is_well_the_second_time_is_fetched_in_two_attempts(
 
 async def test_a_real_site_may_be_asked_for_some_of_its_entities(tmp_path: Path) -> None:
     first, second = planned()
-    async with running_service(**TWELVE) as address:
+    async with running_service(**TWELVE | {"records": 100}) as address:
         for wanted in (second, [second]):
-            [report] = await reported(tmp_path, {"address": address, "entities": wanted})
-            assert report["entity"] == second
+            [only] = await reported(tmp_path, {"address": address, "entities": wanted})
+            assert only["entity"] == second
         both = await reported(tmp_path, {"address": address, "entities": f"{first},{second}"})
-        assert {report["entity"] for report in both} == {first, second}
+        assert {each["entity"] for each in both} == {first, second}
         result = await ended(tmp_path, {"address": address, "entities": "nobody"})
     assert (result.status, result.cause) == ("failed", "source_error")
     assert "has no entities ['nobody']" in result.message
@@ -132,7 +140,7 @@ def test_a_file_is_intact_changed_or_missing(tmp_path: Path) -> None:
     assert state(7, digest, tmp_path / "other") == "missing"
 
 
-async def ended(folder: Path, params: dict[str, Any], pipeline: Any = QUICK) -> Result:
+async def ended(folder: Path, params: dict[str, Any], pipeline: Pipeline = QUICK) -> Result:
     async with open_runtime(folder / "runs.db") as runtime:
         run = await runtime.start(pipeline, params=params)
         return await run.wait()
@@ -141,7 +149,7 @@ async def ended(folder: Path, params: dict[str, Any], pipeline: Any = QUICK) -> 
 async def reported(folder: Path, params: dict[str, Any]) -> list[dict[str, Any]]:
     async with open_runtime(folder / "runs.db") as runtime:
         run = await runtime.start(QUICK, params=params)
-        return [report async for report in (await run.wait()).results()]
+        return [each async for each in (await run.wait()).results()]
 
 
 def sums(result: Result) -> dict[str, dict[str, int]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field, frozen
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stagerun.model.outcome import Outcome
@@ -51,7 +51,8 @@ AMENDMENTS = """
         generation INTEGER NOT NULL, parent INTEGER NOT NULL, ident ANY NOT NULL,
         fingerprint BLOB, value BLOB NOT NULL,
         PRIMARY KEY (run, stage, item)) STRICT, WITHOUT ROWID;
-    CREATE INDEX emissions_by_parent ON emissions (run, stage, parent) WHERE parent > 0;
+    CREATE INDEX emissions_by_parent ON emissions (run, stage, parent)
+        WHERE fingerprint IS NOT NULL;
     CREATE TABLE members (
         run INTEGER NOT NULL, stage INTEGER NOT NULL, item INTEGER NOT NULL,
         generation INTEGER NOT NULL, key BLOB NOT NULL,
@@ -124,7 +125,7 @@ def mark(*parts: Any) -> int:
 
 
 def root(value: str) -> int:
-    return int(value.split("/")[0].split(".")[0])
+    return int(value.partition("/")[0].partition(".")[0])
 
 
 def by(value: str) -> bytes:
@@ -253,7 +254,7 @@ class Engine:
         below = self.generation + (place.feed == "groups")
         after = 0
         while page := frontier.waiting(place, below, after)(self.connection):
-            for after, value, void in page:  # noqa: B020 - the last item is where the next page begins
+            for after, value, void in page:
                 yield after, codec.decode(value), void
 
     def reread(self, place: Place) -> Iterator[tuple[int, str, bool]]:
@@ -368,10 +369,10 @@ class Engine:
         self.sums[stage][outcome] += 1
         many = self.plan.kinds[stage] is Kind.MANY
         encoded = codec.encode(result) if outcome is Outcome.OK and not many else None
-        if encoded is not None and result is not None and stage + 1 < len(self.mail):
-            if self.plan.kinds[stage + 1] is not Kind.COLLECT:
-                self.accepted[stage + 1] += 1
-                self.mail[stage + 1].append((item, result, False))
+        onward = stage + 1 < len(self.mail) and self.plan.kinds[stage + 1] is not Kind.COLLECT
+        if onward and encoded is not None and result is not None:
+            self.accepted[stage + 1] += 1
+            self.mail[stage + 1].append((item, result, False))
         row = (RUN, stage, item, self.generation, int(outcome), 1, 0, 0, encoded)
         self.post("items", row)
         if not many:
@@ -481,7 +482,7 @@ def begin(plan: Plan) -> sqlite3.Connection:
         items = [Rows(*INSERT["emissions"], flat), writes.stage_counts(RUN, 1, 0, counts)]
     execute(
         connection,
-        Transaction((writes.owner("o", 0, 0, "", None), unit, Unit(None, items))),
+        Transaction((unit, Unit(None, items))),
     )
     return connection
 
@@ -517,7 +518,9 @@ def resume(connection: sqlite3.Connection, plan: Plan, *, failed: bool) -> int:
         )
         for stage, opening in zip(stages, openings, strict=True)
     ]
-    unit = frontier.next_generation(RUN, generation + 1, 1, 3, None, rows)
+    unit = frontier.next_generation(
+        RUN, generation + 1, owner=1, now=3, deadline_at=None, stages=rows
+    )
     assert execute(connection, Transaction((unit,))).guards[0] is not None
     return int(generation) + 1
 
@@ -567,20 +570,7 @@ def check_sums(connection: sqlite3.Connection, plan: Plan) -> None:
     passed: set[int] = set()
     for stage, fact in enumerate(facts):
         place = Place.of(RUN, generation, plan.kinds, stage)
-        emissions = connection.execute(
-            "SELECT item, generation, parent FROM emissions WHERE stage = ?", (stage,)
-        ).fetchall()
-        match place.feed:
-            case "source":
-                accepted = {item for item, _, _ in emissions}
-            case "children":
-                floor = facts[stage - 1].floors.since
-                accepted = {item for item, made, parent in emissions if parent and made >= floor}
-            case "groups":
-                floor = fact.floors.since
-                accepted = {i for i, made, parent in emissions if not parent and made >= floor}
-            case "results":
-                accepted = passed
+        accepted = accepted_by_rows(connection, place, facts, passed)
         outcomes: dict[int, Outcome] = {}
         for item, recorded, number in connection.execute(
             "SELECT item, generation, outcome FROM items WHERE stage = ?", (stage,)
@@ -597,12 +587,34 @@ def check_sums(connection: sqlite3.Connection, plan: Plan) -> None:
             continue
         assert fact.counts.accepted == len(accepted), stage
         assert outcomes.keys() <= accepted, stage
-        waiting, after = {}, 0
+        waiting: dict[int, bool] = {}
+        after = 0
         while page := frontier.waiting(place, generation + 1, after)(connection):
             waiting |= {item: flag for item, _, flag in page}
             after = page[-1][0]
         assert list(waiting) == sorted(accepted - outcomes.keys()), stage
         assert waiting == {item: (place.origin, item) in void for item in waiting}, stage
+
+
+def accepted_by_rows(
+    connection: sqlite3.Connection, place: Place, facts: list[StageFacts], passed: set[int]
+) -> set[int]:
+    """Return the items that a stage was given, and that count; *passed*: by the one before."""
+    stage = place.stage
+    emissions = connection.execute(
+        "SELECT item, generation, parent FROM emissions WHERE stage = ?", (stage,)
+    ).fetchall()
+    match place.feed:
+        case "source":
+            return {item for item, _, _ in emissions}
+        case "children":
+            floor = facts[stage - 1].floors.since
+            return {item for item, made, parent in emissions if parent and made >= floor}
+        case "groups":
+            floor = facts[stage].floors.since
+            return {item for item, made, parent in emissions if not parent and made >= floor}
+        case "results":
+            return passed
 
 
 class Witness:
@@ -669,6 +681,7 @@ worlds = st.builds(
     flaky=st.booleans(),
     commit=st.sampled_from([0.1, 0.5, 1.0]),
 )
+twices = st.integers(0, 99)
 
 
 @pytest.fixture(autouse=True)
@@ -678,33 +691,34 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 model = settings(
     deadline=None,
-    max_examples=25,
+    max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
-def prove(  # the one scenario; what differs is what the second generation meets
+def prove(
     plan: Plan,
     world: World,
     second: tuple[Plan, World],
-    data: st.DataObject,
+    twice: int,
     *,
     failed: bool = False,
     cancel_after: int | None = None,
 ) -> None:
-    """Kill after every commit of generation 1, and of one generation 2; resume; compare."""
+    """Kill after every commit of generation 1, and of one generation 2; resume; compare.
+
+    *second*: what generation 2 meets. *twice*: which generation 2 is killed as well.
+    """
     plan2, world2 = second
     reference = begin(plan2)
     run(reference, 1, plan2, world2)
     expected = results(reference, plan2)
     images = run(begin(plan), 1, plan, world, cancel_after)
-    event(f"{min(len(images) // 10, 9)}0 kills or more")
-    twice = data.draw(st.integers(0, len(images) - 1), label="killed twice after commit")
     for number, image in enumerate(images):
         connection = copy_of(image)
         later = run(connection, resume(connection, plan2, failed=failed), plan2, world2)
         assert results(connection, plan2) == expected, f"killed after commit {number}"
-        if number == twice:
+        if number == twice % len(images):
             for again in later:
                 connection = copy_of(again)
                 world3 = evolve(world2, turn=world2.turn + 1)
@@ -713,50 +727,113 @@ def prove(  # the one scenario; what differs is what the second generation meets
 
 
 @model
-@given(plans(), worlds, st.integers(0, 2), st.data())
+@given(plans(), worlds, st.integers(0, 2), twices)
 def test_a_killed_run_gives_after_resume_what_an_undisturbed_one_gives(
-    plan: Plan, world: World, turn: int, data: st.DataObject
+    plan: Plan, world: World, turn: int, twice: int
 ) -> None:
-    prove(plan, world, (plan, evolve(world, turn=turn, seed=world.seed + 1)), data)
+    prove(plan, world, (plan, evolve(world, turn=turn, seed=world.seed + 1)), twice)
 
 
 @model
-@given(plans(), worlds, st.data())
+@given(plans(), worlds, twices)
 def test_failed_items_run_again_when_asked_for_and_their_groups_with_them(
-    plan: Plan, world: World, data: st.DataObject
+    plan: Plan, world: World, twice: int
 ) -> None:
     world = evolve(world, failing=True)
-    prove(plan, world, (plan, evolve(world, failing=False)), data, failed=True)
+    prove(plan, world, (plan, evolve(world, failing=False)), twice, failed=True)
 
 
 @model
-@given(plans(), worlds, st.data())
+@given(plans(), worlds, st.integers(0, 3), twices)
 def test_a_changed_version_repeats_its_stage_and_all_behind_it(
-    plan: Plan, world: World, data: st.DataObject
+    plan: Plan, world: World, changed: int, twice: int
 ) -> None:
-    changed = data.draw(st.integers(0, len(plan.stages) - 1), label="changed stage")
     stages = [
-        (kind, version + (index == changed), keyed)
+        (kind, version + (index == changed % len(plan.stages)), keyed)
         for index, (kind, version, keyed) in enumerate(plan.stages)
     ]
     second = evolve(plan, stages=tuple(stages))
-    prove(plan, world, (second, world), data)
+    prove(plan, world, (second, world), twice)
 
 
 @model
-@given(plans(), plans(), worlds, st.data())
+@given(plans(), plans(), worlds, st.integers(0, 4), twices)
 def test_stages_may_be_added_removed_and_exchanged(
-    plan: Plan, other: Plan, world: World, data: st.DataObject
+    plan: Plan, other: Plan, world: World, kept: int, twice: int
 ) -> None:
-    kept = data.draw(st.integers(0, len(plan.stages)), label="stages kept")
     others = tuple((kind, 2, keyed) for kind, _, keyed in other.stages[kept:])
     stages = plan.stages[:kept] + others or plan.stages
-    prove(plan, world, (evolve(plan, stages=stages), world), data)
+    prove(plan, world, (evolve(plan, stages=stages), world), twice)
 
 
 @model
-@given(plans(), worlds, st.integers(0, 30), st.data())
+@given(plans(), worlds, st.integers(0, 30), twices)
 def test_a_cancelled_generation_is_finished_by_the_next(
-    plan: Plan, world: World, cancel_after: int, data: st.DataObject
+    plan: Plan, world: World, cancel_after: int, twice: int
 ) -> None:
-    prove(plan, world, (plan, world), data, cancel_after=cancel_after)
+    prove(plan, world, (plan, world), twice, cancel_after=cancel_after)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_superseded_items_had_made_is_superseded_with_them(seed: int) -> None:
+    many = (Kind.MANY, 1, False)
+    plan = Plan((many, many), values=(0, 3))  # of these every parent has two children at least
+    world = World(seed=seed, commit=1.0)
+    prove(plan, world, (plan, evolve(world, turn=1)), seed)
+
+
+def test_claims_of_an_earlier_version_and_of_superseded_items_are_void() -> None:
+    plan = Plan(((Kind.EACH, 1, True),), values=(1, 2))
+    connection = begin(plan)
+    connection.execute("INSERT INTO keys VALUES (1, 0, x'aa', 1, 1), (1, 0, x'bb', 1, 2)")
+    place = Place.of(RUN, 1, plan.kinds, 0)
+    assert frontier.key_holder(place, b"\xaa")(connection) == 1
+    connection.execute("INSERT INTO superseded VALUES (1, 0, 1)")
+    assert frontier.key_holder(place, b"\xaa")(connection) is None
+    assert frontier.key_holder(place, b"\xbb")(connection) == 2
+    resume(connection, Plan(((Kind.EACH, 2, True),), values=(1, 2)), failed=False)
+    assert frontier.key_holder(evolve(place, generation=2), b"\xbb")(connection) is None
+
+
+def test_a_generation_is_opened_once_and_only_after_the_one_before_has_ended() -> None:
+    plan = Plan(((Kind.EACH, 1, False),))
+    connection = begin(plan)
+    unit = frontier.next_generation(RUN, 2, owner=1, now=3, deadline_at=None, stages=())
+    assert execute(connection, Transaction((unit,))).guards == (None,)
+    assert resume(connection, plan, failed=False) == 2
+    assert execute(connection, Transaction((unit,))).guards == (None,)
+
+
+@pytest.mark.parametrize("first", [Kind.EACH, Kind.MANY])
+def test_every_page_is_read_forward_by_key(first: Kind) -> None:
+    plan = Plan(((first, 1, False), (Kind.COLLECT, 1, False), (Kind.MANY, 1, False)))
+    connection = begin(plan)
+    source, collects, gives, behind = (Place.of(RUN, 1, plan.kinds, k) for k in range(4))
+    questions = {
+        "source": frontier.waiting(source, 2, 0),
+        "groups": frontier.waiting(collects, 2, 0),
+        "results": frontier.waiting(gives, 2, 0),
+        "settled": frontier.settled(gives, 0),
+        "unlisted": frontier.unlisted(collects, 0),
+        "members": frontier.members(collects, b"", 0),
+        "children": frontier.children(behind, 1),
+        "last": frontier.results(behind, 0),
+    }
+    for name, question in questions.items():
+        steps = steps_of(connection, question)
+        tables = [step for step in steps if step.split()[1] in "wimuv"]
+        assert tables, name
+        assert all("SEARCH" in step and "run=? AND stage=?" in step for step in tables), name
+        assert not any("TEMP B-TREE" in step for step in steps), name
+        inner = tables[1:]
+        assert all("item=?" in step for step in inner), name
+
+
+def steps_of(connection: sqlite3.Connection, question: Callable[..., Any]) -> list[str]:
+    """Return how SQLite answers *question*."""
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    question(connection)
+    connection.set_trace_callback(None)
+    rows = connection.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")
+    return [step for _, _, _, step in rows.fetchall()]

@@ -37,7 +37,7 @@ _WINDOW: Final = 10.0
 """Seconds that a rate looks back."""
 _PER_SECOND: Final = 10
 """Frames drawn in a second."""
-_LINES: Final = 30
+_LINES: Final = 12
 """Warnings shown above the bars at most."""
 _ROOMY, _TIGHT = 110, 72
 """Columns from which everything, and below which only the numbers are shown."""
@@ -141,8 +141,12 @@ class Screen(logging.Handler):
                 self.hidden += 1
                 return
             self._room -= 1
-        style = "red" if record.levelno >= logging.ERROR else "yellow"
-        say(self.console, Text(self._short(record), style=style))
+        if record.levelno >= logging.ERROR:
+            say(self.console, self._short(record), "red")
+        else:
+            self.console.print(
+                self._short(record), style="yellow", no_wrap=True, overflow="ellipsis"
+            )
 
     def _short(self, record: logging.LogRecord) -> str:
         """Leave out what the bars show already: the day, the pipeline and the run."""

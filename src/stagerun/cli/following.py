@@ -86,7 +86,7 @@ def _seconds_under_way(document: dict[str, Any]) -> float:
 
 def _line(document: dict[str, Any]) -> str:
     """Tell where a run stands in one line, for where no bars can be drawn."""
-    percent = "" if document["percent"] is None else f" {document['percent']:.0f} %"
+    percent = "" if document["percent"] is None else f" {int(document['percent'])} %"
     return f"{document['id'][:SHORT]} {document['status']}{percent} {document['step'] or ''}"
 
 

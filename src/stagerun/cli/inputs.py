@@ -7,8 +7,8 @@ as they come, and a broken one ends the run as ``failed`` after what came before
 """
 
 import codecs
-import stat
 import os
+import stat
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
@@ -34,12 +34,14 @@ def open_input(name: str) -> "InputFile | InputStream":
         InputError: It cannot be read, or (a regular file) holds a line that is not one JSON value.
     """
     if name == "-":
-        # Not sys.stdin: its lock, held by a thread that waits for a line, would hinder the exit.
-        return InputStream(open(0, "rb", closefd=False), "standard input")
+        return InputStream(0, "standard input")
     path = Path(name)
     try:
-        if stat.S_ISREG(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
             return InputFile(path)
+        if stat.S_ISDIR(mode):
+            raise InputError(f"the input {name} is a folder: give a file or - for standard input")
         return InputStream(os.open(path, os.O_RDONLY), name)
     except OSError as error:
         raise InputError(f"the input {name} cannot be read: {error.strerror}") from error

@@ -25,9 +25,9 @@ def load_pipeline(target: str) -> tuple[Pipeline, str]:
     Raises:
         TargetError: It does not lead to a pipeline; says what would.
     """
-    place, _, name = target.rpartition(":")
+    place, _, name = target.rpartition(":") if ":" in target else (target, "", "")
     if not place:
-        place, name = target, ""
+        raise TargetError(f"{target!r} names no pipeline: write module:name or file.py:name")
     if place.endswith(".py") or "/" in place:
         path = Path(place).expanduser().absolute()
         module, place = _import_file(path, place), str(path)
@@ -58,6 +58,10 @@ def _import_file(path: Path, given: str) -> ModuleType:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise TargetError(
+            f"{name!r} is not the name of a module: write module:name or file.py:name"
+        )
     sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
@@ -75,13 +79,14 @@ def _import_module(name: str) -> ModuleType:
 
 def _failed(given: str, error: BaseException, path: Path | None = None) -> str:
     """Tell an import's failure in one sentence, with the line of the user's file."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if path is not None and frame.filename == str(path)]
-    last = (own or list(frames))[-1]
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return f"importing {given} raised {said} ({last.filename}, line {last.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # ours
+    users = [frame for frame in frames if not frame.filename.startswith("<frozen importlib")]
+    own = [frame for frame in users if path is not None and frame.filename == str(path)]
+    where = "".join(f" ({last.filename}, line {last.lineno})" for last in (own or users)[-1:])
+    return f"importing {given} raised {said}{where}"
 
 
 def _pipeline(module: ModuleType, name: str, target: str) -> Pipeline:

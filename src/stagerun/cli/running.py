@@ -29,12 +29,15 @@ from stagerun.engine.handle import Run
 from stagerun.engine.runtime import open_runtime
 from stagerun.errors import StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.status import Cause
 from stagerun.rules.settings import apply_settings
 
 __all__ = ["run_target"]
 
-_LEAVING: Final = 1.0
+_LEAVING: Final = 5.0
 """Seconds that the runtime gets for its own end once the run's ending is on disk."""
+_LEAVING_SURVIVORS: Final = 0.5
+"""The same when something does not stop, which may hold the runtime for ever."""
 
 
 def run_target(
@@ -126,8 +129,12 @@ class _Attendance:
                     if screen is not None:
                         stack.enter_context(self._drawn(run, screen))
                     await self._ended(run)
-                status = self._tell(run)
-                with trio.move_on_after(_LEAVING):
+                self._signals.rest()
+                with reading(self.database) as reader:
+                    document = reader.document(run.id)
+                    status = self._tell(document, reader.failures(document))
+                patience = _LEAVING_SURVIVORS if document["survivors"] else _LEAVING
+                with trio.move_on_after(patience):
                     await self._left.wait()
                 if not self._left.is_set():
                     leave_at_once(status)  # a task that does not stop holds the runtime
@@ -154,7 +161,7 @@ class _Attendance:
 
     async def _cancel_when_asked(self, run: Run) -> None:
         await self._signals.cancel.wait()
-        await run.cancel("cancelled by SIGINT")
+        await run.cancel("cancelled by SIGINT", cause=Cause.SIGNAL)
 
     async def _leave_when_asked(self, scope: trio.CancelScope) -> None:
         await self._signals.shutdown.wait()
@@ -200,11 +207,8 @@ class _Attendance:
             notices.append("shutting down")
         return "; ".join(notices)
 
-    def _tell(self, run: Run) -> int:
+    def _tell(self, document: dict[str, Any], failures: list[dict[str, Any]]) -> int:
         """Print the run's document or table; return the exit status."""
-        with reading(self.database) as reader:
-            document = reader.document(run.id)
-            failures = reader.failures(document)
         if self.as_json:
             write_json(document, self.out)
         elif self.out is not None:

@@ -41,6 +41,7 @@ class Signals:
     screen_in_use: bool = False
     """Whether bars hide the cursor."""
     _asked: threading.Event = field(factory=threading.Event)
+    _over: threading.Event = field(factory=threading.Event)
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -63,8 +64,14 @@ class Signals:
         try:
             yield
         finally:
+            self.rest()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def rest(self) -> None:
+        """Judge the event loop no more: the run has ended, and what blocks now is the output."""
+        self._over.set()
+        self._asked.set()
 
     async def tick(self) -> None:
         """Show for ever that the event loop is at work."""
@@ -81,12 +88,12 @@ class Signals:
     def _guard(self) -> None:
         """Leave for a stage that blocks the event loop, which then can do nothing by itself."""
         self._asked.wait()
-        time.sleep(self.grace + _PATIENCE)
-        while not self.blocked_for:
-            time.sleep(_BLOCKED)
-        if self.status is not None:
-            os.write(2, b"\nstagerun: a stage blocks the event loop: left without an ending\n")
-            self._force(self.status)
+        wait = self.grace + _PATIENCE
+        while not self._over.wait(wait):
+            wait = _BLOCKED
+            if self.blocked_for:
+                os.write(2, b"\nstagerun: a stage blocks the event loop: left without an ending\n")
+                self._force(self.status or INTERRUPTED)
 
     def _force(self, status: int) -> NoReturn:
         """Leave now and write nothing more; only the cursor comes back."""

@@ -59,13 +59,14 @@ def print_details(
 ) -> None:
     """Print all about one run: for ``show``."""
     _print_head(screen, document)
+    code = (document["error"] or {}).get("code")
     report = document["step"] if document["finished_at"] is None else None
     facts = {
         "id": document["id"],
         "percent": None if document["percent"] is None else f"{document['percent']:.1f}",
         "step": report,
         "cause": document["cause"],
-        "error": (document["error"] or {}).get("code"),
+        "error": code if code != document["cause"] else None,
         "generation": document["generation"] if document["generation"] > 1 else None,
         "target": document["target"],
         "labels": ", ".join(f"{name}={value}" for name, value in document["labels"].items()),
@@ -89,10 +90,11 @@ def print_details(
 def print_runs(screen: Console, runs: Sequence[dict[str, Any]]) -> None:
     """Print a line per run: for ``runs``."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.expand = screen.is_terminal  # so that the last column alone gives way
     for name in ("run", "pipeline", "status", "%", "created", "took"):
         right = name in ("%", "took")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("labels and message", no_wrap=True, overflow="ellipsis")
+    table.add_column("labels and message", no_wrap=True, overflow="ellipsis", ratio=1)
     for run in runs:
         labels = [f"{name}={value}" for name, value in run["labels"].items()]
         words = " ".join([*labels, run["message"] or ""]).strip()
@@ -100,7 +102,7 @@ def print_runs(screen: Console, runs: Sequence[dict[str, Any]]) -> None:
             Text(run["id"][:SHORT], style="cyan"),
             plain(run["pipeline"]),
             Text(_said(run["status"]), style=STATUS_STYLES[run["status"]]),
-            "" if run["percent"] is None else f"{run['percent']:.0f}",
+            "" if run["percent"] is None else str(int(run["percent"])),
             ago(run["created_at"]),
             _took(run),
             plain(words),
@@ -118,7 +120,7 @@ def print_statistics(screen: Console, document: dict[str, Any]) -> None:
         screen,
         Text.assemble(
             (plain(document["pipeline"]), "bold"),
-            f"  {document['runs']:,} runs ended since {document['since']}",
+            f"  {document['runs']:,} ended since {document['since'][:19]}Z",
             f", {document['running']:,} under way" if document["running"] else "",
         ),
     )

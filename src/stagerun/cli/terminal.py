@@ -115,6 +115,8 @@ def complain(message: object) -> None:
 
 def span(seconds: float) -> str:
     """Return a length of time for people, for example ``3 min 05 s``."""
+    if seconds < 1:
+        return f"{seconds:.2f} s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

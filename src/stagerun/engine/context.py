@@ -47,7 +47,7 @@ class Context:
         """Tell the stage that this attempt is over. The engine calls it."""
         self._cut_for = why
         if self._token is not None:
-            self._token.cancel(why)
+            self._desk.actor.hub.cancel(self._token, why)
 
     @property
     def params(self) -> Any:
@@ -90,10 +90,10 @@ class Context:
         self._desk.heartbeat()
 
 
-def http_total() -> float:
-    """Seconds that a call of ``stagerun.http`` may take here: the stage's own, else 300."""
+def http_total() -> float | None:
+    """Seconds that a call of ``stagerun.http`` may take in this stage; None outside a run."""
     desk = CURRENT.get()
-    return 300.0 if desk is None else desk.actor.stage.http_total
+    return None if desk is None else desk.actor.stage.http_total
 
 
 def current_context() -> Context | None:

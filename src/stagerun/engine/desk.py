@@ -20,7 +20,7 @@ _SLACK = 0.01
 class Item:
     """One item on its way: moved from mailbox to mailbox, held by one actor at a time."""
 
-    __slots__ = ("attempts", "key", "number", "started", "value")
+    __slots__ = ("attempts", "due", "key", "number", "started", "value", "waited")
 
     def __init__(self, number: int, value: Any, key: Any = None) -> None:
         self.number = number
@@ -29,10 +29,15 @@ class Item:
         self.attempts = 0
         self.started = 0.0
         """When it was first started in this stage. Invariant: meaningless while attempts == 0."""
+        self.due = 0.0
+        """When its next attempt could have begun, had a worker been free."""
+        self.waited = 0.0
+        """Seconds since then that do not count: it waited for a worker, or for room behind."""
 
     def hand_on(self, value: Any) -> None:
         """Begin anew for the next stage."""
-        self.value, self.key, self.attempts, self.started = value, None, 0, 0.0
+        self.value, self.key = value, None
+        self.attempts, self.started, self.waited = 0, 0.0, 0.0
 
 
 class Desk:
@@ -103,6 +108,7 @@ class Desk:
             if item.attempts == 1:
                 item.started = now
             else:
+                item.waited += now - item.due
                 limit = min(limit, self.actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
         self.ctx = None
@@ -134,7 +140,7 @@ class Desk:
         waited = trio.current_time() - paused_at
         self.deadline = self.bound = self.scope.deadline = deadline + waited
         for item in self.items:
-            item.started += waited
+            item.waited += waited
         if self.deadline < self.actor.due:
             self.actor.nudge()
 
@@ -144,6 +150,11 @@ class Desk:
         if self.ctx is not None:
             self.ctx.cut(why)
         self.scope.cancel(reason=why)
+
+    def cut_for_another(self, item: Item) -> bool:
+        """Whether a batch was cut before its time for *item* had come."""
+        own = self.actor.limit_of(item, self.started)
+        return len(self.items) > 1 and self.started + own > self.deadline
 
     def survivor(self, *, thread: bool) -> Survivor:
         """Describe the attempt in hand as work that was cut."""

@@ -22,6 +22,9 @@ class Env:
     """A fair draw from 0 to 1; not for secrets."""
     new_id: Callable[[], str] = lambda: secrets.token_hex(16)
     """A new run's identifier: 128 bits."""
+    threads: bool = True
+    """Whether blocking code goes to threads. In virtual time it runs in the event loop instead,
+    because a thread would let the clock jump."""
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     """Where operators' settings come from; read once."""
 

@@ -53,10 +53,15 @@ class Run:
         await self._actor.done.wait()
         return self._actor.result()
 
-    async def cancel(self, reason: str = "cancelled") -> None:
-        """Ask the run to stop, and return when the request is on disk; ``wait()`` for its end."""
+    async def cancel(self, reason: str = "cancelled", *, cause: Cause = Cause.REQUESTED) -> None:
+        """Ask the run to stop, and return when the request is on disk; ``wait()`` for its end.
+
+        Args:
+            reason: One sentence for people; stages read it as ``ctx.token.reason``.
+            cause: Who asks: ``REQUESTED``, or ``SIGNAL`` for a program that was told to.
+        """
         if not self._actor.done.is_set():
-            self._actor.stop(Ending(Status.CANCELLED, Cause.REQUESTED, reason))
+            self._actor.stop(Ending(Status.CANCELLED, cause, reason))
             await self._actor.hub.recorder.flush(self._actor.hub.ledger)
 
     def results(self) -> AsyncIterator[Any]:

@@ -1,6 +1,7 @@
 """What the actors of one run share: its identity, its ledger, and the word that it stops."""
 
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 import trio
@@ -14,13 +15,15 @@ from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.verdict import Stop
-from stagerun.store import writes
+from stagerun.store import codec, writes
 from stagerun.store.driver import Store
 
 __all__ = ["Hub", "Survivor"]
 
 _SURVIVORS = 64
 """Pieces of work of one run that may refuse to stop before the run itself is given up."""
+_STEP_LIMIT = 200
+"""Characters of a reported step."""
 
 
 @define(eq=False)
@@ -62,7 +65,8 @@ class Hub:
     """Set whenever a survivor has ended."""
     epoch: float = 0.0
     """Wall time minus trio's time, in seconds."""
-    _reported_at: float = 0.0
+    context: Context = field(factory=copy_context)
+    """The context variables of whoever started the run: what its stages see."""
 
     def post(self, post: Post, payload: Any, size: int = 0) -> None:
         """Post to the run's ledger."""
@@ -70,12 +74,20 @@ class Hub:
 
     def fail(self, cause: Cause, message: str, error: BaseException | None = None) -> None:
         """End the run as ``failed``: something that it needs is not there."""
-        code = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
-        self.on_fail(Ending(Status.FAILED, cause, message, code))
+        code = None if error is None else codec.error_name(error)
+        self.on_fail(Ending(Status.FAILED, cause, codec.words(message), code))
+
+    def cancel(self, token: CancellationToken, why: str) -> None:
+        """Cancel a token on the engine's behalf; a callback of the user's that raises is told."""
+        try:
+            token.cancel(why)
+        except Exception as error:
+            self.log.warning("a callback of the cancellation token raised", exc_info=error)
 
     def report(self, step: str, message: str, done: float | None, total: float | None) -> None:
         """Keep the last report for the run's document. Any thread."""
-        self.ledger.report = (step, message, done, total)
+        texts = (codec.words(step, _STEP_LIMIT), codec.words(message))
+        self.ledger.report = (*texts, codec.finite(done), codec.finite(total))
         self.recorder.nudge(self.ledger)
 
     def leave_behind(self, survivor: Survivor) -> None:

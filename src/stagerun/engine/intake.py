@@ -54,6 +54,9 @@ def order_of(
     for name, value in labels.items():
         if not isinstance(name, str) or not isinstance(value, str) or not name:
             raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
+    for what, text in (("key", key), ("target", target), *_texts(labels)):
+        if text is not None and codec.words(text, len(text)) != text:
+            raise UsageError(f"{what} holds characters that cannot be stored: {text!r}")
     try:
         encoded = codec.encode(params)
     except Exception as error:
@@ -67,6 +70,10 @@ def order_of(
         key=key,
         target=target,
     )
+
+
+def _texts(labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [("a label", text) for pair in labels.items() for text in pair]
 
 
 async def accept(

@@ -29,13 +29,13 @@ class Keys:
 
     async def admit(self, item: "Item") -> bool:
         """Claim the item's key; False when the item has ended for it: a duplicate, or no key."""
-        if item.key is not None:
-            return True  # a later attempt
+        if item.attempts:
+            return True  # it was admitted before its first attempt
         hub, index = self._actor.hub, self._actor.index
         try:
             item.key = self._key(item.value)
             encoded = codec.encode(item.key)
-        except Exception as error:  # noqa: BLE001 - the user's function, or a key of any type
+        except BaseException as error:  # noqa: BLE001 - the user's function, or any type of key
             name = self._actor.stage.name
             message = f"the key of the item in stage {name} cannot be told: {codec.words(error)}"
             self._actor.fail(item, Ended(Outcome.FAILED, ItemCause.KEY, message), error)
@@ -45,7 +45,7 @@ class Keys:
             self._recent[encoded] = item.number
             holder = await hub.store.ask(questions.key_holder(hub.ledger.run, index, encoded))
         if holder is not None and holder != item.number:
-            message = f"key {codec.words(repr(item.key), 200)} belongs to item {holder}"
+            message = f"key {codec.words(item.key, 200)} belongs to item {holder}"
             ended = Ended(Outcome.SKIPPED, ItemCause.DUPLICATE, message)
             self._actor.fail(item, ended, None)
             return False
@@ -53,3 +53,8 @@ class Keys:
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         return True
+
+    def forget(self, number: int) -> None:
+        """Let go of what an item holds: it was superseded, in the store too."""
+        for key in [key for key, holder in self._recent.items() if holder == number]:
+            del self._recent[key]

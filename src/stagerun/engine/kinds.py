@@ -14,8 +14,10 @@ from stagerun.engine.hub import Hub
 from stagerun.engine.keys import Keys
 from stagerun.engine.ledger import Post
 from stagerun.engine.stage import StageActor
+from stagerun.errors import CancelRequested
 from stagerun.model.outcome import ItemCause, Outcome, StageOutcome
 from stagerun.model.stage import Kind, Stage
+from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Ended
 from stagerun.store import codec, questions
 
@@ -47,7 +49,15 @@ class EachActor(StageActor):
         if self._keys is not None:
             while items is not None and not await self._keys.admit(items[0]):
                 items = await super().next_items(desk)
+            if self.hub.stop is not None:
+                return None  # the run was stopped while the key was looked up: not begun
         return items
+
+    def void(self, number: int) -> None:
+        """See ``StageActor.void``; its key is free again."""
+        if self._keys is not None:
+            self._keys.forget(number)
+        super().void(number)
 
     def more_items(self) -> tuple[Item, ...] | None:
         """See ``StageActor.more_items``. With keys each one goes through ``next_items``."""
@@ -61,9 +71,11 @@ class ManyActor(EachActor):
         """See ``StageActor.perform``. The clock stands still while there is no room behind."""
         parent = desk.items[0]
         emitter = await Emitter.open(self, parent)
-        arguments = (parent.value, desk.context()) if self.stage.wants_ctx else (parent.value,)
-        async with aclosing(self.stage.function(*arguments)) as children:
+        context = {"ctx": desk.context()} if self.stage.wants_ctx else {}
+        async with aclosing(self.stage.function(parent.value, **context)) as children:
             async for child in children:
+                if self.hub.stop is not None:
+                    raise CancelRequested("the run stops")
                 emitter.emit(child)
                 if self.must_wait or emitter.count % _STREAK == 0:
                     deadline, paused_at = desk.deadline, trio.current_time()
@@ -175,10 +187,15 @@ class CollectActor(EachActor):
         self.hub.post(Post.MEMBER, (self.hub.ledger.run, self.index, group, number))
 
     def miss(self, item: Item, outcome: Outcome) -> None:
-        """Enlist an item without a result by the value it went in with; skipped ones too."""
+        """Enlist an item without a result by the value it went in with; skipped ones too.
+
+        Behind a stage that makes many, the members are its children, and a parent is none.
+        """
+        if self.hub.pipeline.stages[self.index - 1].kind is Kind.MANY:
+            return
         try:
             self._enlist(item.number, self._group_of(item.value))
-        except Exception as error:  # noqa: BLE001 - `by` is made for results and may raise here
+        except BaseException as error:  # noqa: BLE001 - `by` is made for results, not for this
             self.log.warning(
                 "item %d (%s) is in no group: by raised %s",
                 item.number,
@@ -189,37 +206,39 @@ class CollectActor(EachActor):
 
     async def perform(self, desk: Desk) -> Any:
         """See ``StageActor.perform``."""
-        group = desk.items[0]
-        key = codec.encode(group.value)
-        run, before = self.hub.ledger.run, self.index - 1
-        sums = await self.hub.store.ask(questions.group_sums(run, before, self.index, key))
+        stages = self.hub.pipeline.stages
+        group = questions.Group(
+            self.hub.ledger.run,
+            self.index,
+            codec.encode(desk.items[0].value),
+            origin=origin(stages, self.index - 1),
+            children=stages[self.index - 1].kind is Kind.MANY,
+        )
+        sums = await self.hub.store.ask(questions.group_sums(group))
         judged = sum(sums.values()) - sums.get(Outcome.SKIPPED, 0)
         if sums.get(Outcome.OK, 0) < self.stage.least_ok * judged:
             raise _TooFewError(
                 f"{sums.get(Outcome.OK, 0)} of {judged} outcomes of the group are ok,"
                 f" least_ok of stage {self.stage.name} asks for {self.stage.least_ok:.0%}"
             )
-        async with aclosing(self._members(key)) as members:
+        async with aclosing(self._members(group)) as members:
             return await call(desk, members)
 
-    async def _members(self, key: bytes) -> AsyncGenerator[StageOutcome, None]:
-        run, before, after = self.hub.ledger.run, self.index - 1, 0
-        while True:
-            page = await self.hub.store.ask(
-                questions.group_page(run, before, self.index, key, after)
-            )
+    async def _members(self, group: questions.Group) -> AsyncGenerator[StageOutcome, None]:
+        after = 0
+        while page := await self.hub.store.ask(questions.group_page(group, after)):
             for member in page:
                 yield member
-            if not page:
-                return
             after = page[-1].item
 
-    def fail(self, item: Item, ended: Ended, error: BaseException | None) -> None:
-        """See ``StageActor.fail``; a group that came up short has a cause of its own."""
+    def settle(
+        self, desk: Desk, item: Item, *, returned: bool, value: Any, error: BaseException | None
+    ) -> None:
+        """See ``StageActor.settle``; a group that came up short is not tried again."""
         if isinstance(error, _TooFewError):
-            ended = Ended(ended.outcome, ItemCause.LEAST_OK, str(error))
-            error = None
-        super().fail(item, ended, error)
+            self.fail(item, Ended(Outcome.FAILED, ItemCause.LEAST_OK, str(error)), None)
+        else:
+            super().settle(desk, item, returned=returned, value=value, error=error)
 
 
 class _TooFewError(Exception):
@@ -229,12 +248,12 @@ class _TooFewError(Exception):
 async def call(desk: Desk, value: Any) -> Any:
     """Call the stage's function with *value*, and with a context where it takes one."""
     stage = desk.actor.stage
-    arguments = (value, desk.context()) if stage.wants_ctx else (value,)
+    context = {"ctx": desk.context()} if stage.wants_ctx else {}
     if stage.mode == "async":
-        return await stage.function(*arguments)
-    if stage.mode == "inline":
-        return stage.function(*arguments)
-    result = await _in_thread(desk, functools.partial(stage.function, *arguments))
+        return await stage.function(value, **context)
+    if stage.mode == "inline" or not desk.actor.hub.env.threads:
+        return stage.function(value, **context)
+    result = await _in_thread(desk, functools.partial(stage.function, value, **context))
     if inspect.isawaitable(result):
         raise TypeError(f"stage {stage.name} returned an awaitable from a thread: make it async")
     return result

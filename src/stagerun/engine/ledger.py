@@ -107,6 +107,7 @@ class Ledger:
     _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
     _dirty: set[int] = field(init=False, factory=set)
     _feeds: list[bool] = field(init=False)
+    _takes_made: list[bool] = field(init=False)
     _progress_at: int = field(init=False, default=0)
     _lines_since_pruning: int = field(init=False, default=0)
 
@@ -119,11 +120,15 @@ class Ledger:
             stage.kind is not Kind.MANY and follower.kind is not Kind.COLLECT
             for stage, follower in pairwise(stages)
         ] + [False]
+        # Whether what is made for a stage is at once accepted by it: a collect stage accepts its
+        # groups later, and behind the last stage there is nobody.
+        self._takes_made = [stage.kind is not Kind.COLLECT for stage in stages] + [False]
         self.published = self.snapshot()
 
     def accept_stored(self, count: int) -> None:
         """Begin with items that were stored before the run began."""
         self.accepted[0] = count
+        self.highest = 0.0
         self._dirty.add(0)
         self.published = self.snapshot()
 
@@ -147,7 +152,7 @@ class Ledger:
             self._dirty.add(stage)
             self._add(post, payload)
         elif post is Post.EMISSION:
-            if payload[1] < len(self.accepted):  # the last stage's children go nowhere
+            if self._takes_made[payload[1]]:
                 self.accepted[payload[1]] += 1
                 self._dirty.add(payload[1])
             self._add(post, payload)

@@ -5,7 +5,7 @@ composes what was posted into one transaction and hears about it here when it is
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
@@ -15,7 +15,8 @@ from stagerun.engine.env import Env
 from stagerun.engine.ledger import Ledger, Post, Snapshot
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
-from stagerun.store.driver import Store
+from stagerun.store import writes
+from stagerun.store.driver import BEAT, Store
 from stagerun.store.transaction import Receipt, Transaction, Unit
 
 __all__ = ["Recorder"]
@@ -24,6 +25,7 @@ _ROWS = 5_000
 """Messages that may wait for their commit; then the stages wait."""
 _BYTES = 16 * 2**20
 """The same in bytes of results."""
+_BEAT = int(BEAT * 1e6)
 _BATCH = 4_000
 """Messages of one transaction at most, so that no commit keeps the next one waiting for long."""
 
@@ -35,6 +37,13 @@ class _Ticket:
     done: trio.Event = field(factory=trio.Event)
     refused: bool = False
     returned: Sequence[Any] = ()
+
+
+@define(eq=False)
+class _Beat(_Ticket):
+    """Nobody waits; but when it is refused, the owner has been ended by somebody else."""
+
+    on_ended: Callable[[], None] = field(kw_only=True)
 
 
 @frozen
@@ -60,6 +69,10 @@ class Recorder:
         self._waiting_bytes = 0
         self._trouble: str | None = None
         self._tickets: set[_Ticket] = set()
+        self.tick_at = 0
+        """Written by: the runtime's ticker. When the event loop last showed life."""
+        self._heart: tuple[int, Callable[[], None]] | None = None
+        self._beat_at = 0
         self._broken: StoreError | None = None
 
     # -- the engine's side --------------------------------------------------------------------
@@ -114,6 +127,10 @@ class Recorder:
             raise self._broken
         return ticket
 
+    def beat_for(self, owner: int, on_ended: Callable[[], None]) -> None:
+        """From now on show the owner's life; *on_ended* hears when somebody has ended it."""
+        self._heart = (owner, on_ended)
+
     def fail(self, error: StoreError) -> None:
         """Let everybody who waits know that nothing will ever be committed again."""
         self._broken = error
@@ -131,6 +148,8 @@ class Recorder:
                 ticket.refused = guard is None
                 ticket.returned = guard or ()
                 ticket.done.set()
+                if isinstance(ticket, _Beat) and ticket.refused:
+                    ticket.on_ended()
             if ledger is not None and snapshot is not None:
                 ledger.publish(None if guard is None else snapshot)
         if self._trouble is not None:
@@ -169,14 +188,18 @@ class Recorder:
             messages += 1
             size += weight
             ledger.take(post, payload)
+        now = self._env.now_us()
+        if self._heart is not None and not 0 <= now - self._beat_at < _BEAT:
+            self._beat_at = now
+            owner, on_ended = self._heart
+            alone.append((writes.beat(owner, now, self.tick_at), _Beat(on_ended=on_ended)))
         if not tickets and not alone:
             return None
-        now = self._env.now_us()
-        units = [unit for unit, _ in alone]
-        units += [ledger.unit(now) for ledger in tickets]
+        # What stands alone may speak of what the ledgers write, never the other way round.
+        units = [ledger.unit(now) for ledger in tickets] + [unit for unit, _ in alone]
         parts: list[tuple[Ledger | None, Snapshot | None, list[_Ticket]]] = [
-            (None, None, [ticket]) for _, ticket in alone
+            (ledger, ledger.snapshot(), waiting) for ledger, waiting in tickets.items()
         ]
-        parts += [(ledger, ledger.snapshot(), waiting) for ledger, waiting in tickets.items()]
+        parts += [(None, None, [ticket]) for _, ticket in alone]
         self._composed.append(_Composed(tuple(parts), messages, size))
         return Transaction(tuple(units))

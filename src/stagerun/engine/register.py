@@ -31,7 +31,7 @@ class Register:
         self._index = index
         self._hub = hub
         self._began = 0.0
-        self._last_error: str | None = None
+        self._last_error: tuple[str, str] | None = None
 
     def outcome(self, item: Item, outcome: Outcome, encoded: bytes | None, now: float) -> None:
         """Post the item's one row for this stage and generation."""
@@ -57,18 +57,24 @@ class Register:
             size,
         )
 
-    def failure(self, item: Item, ended: Ended, error: BaseException | None) -> None:
-        """Post that an item ended without a result, why and with which error; say it in the log."""
-        name = None if error is None else f"{type(error).__module__}.{type(error).__qualname__}"
-        message = ended.message or codec.words(error)
-        phase = PHASE.get() or getattr(error, "phase", None)
+    def failure(
+        self, item: Item, ended: Ended, error: BaseException | None, late: float | None
+    ) -> None:
+        """Post that an item ended without a result, and say it in the log.
+
+        *late*: seconds that cut work still took to stop.
+        """
+        name = None if error is None else codec.error_name(error)
+        message = codec.words(ended.message or error)
+        phase = PHASE.get()
         if phase and ended.outcome is Outcome.TIMED_OUT:
-            message = f"{message} (HTTP phase: {codec.words(phase)})"
+            message = f"{message} (HTTP phase: {phase})"
         if ended.outcome not in _QUIET:
-            self._last_error = name or ended.cause.value
+            self._last_error = (name or ended.cause.value, message)
         self.outcome(item, ended.outcome, None, trio.current_time())
         detail = None if error is None else codec.detail(error)
-        row = (*self._place(item), ended.cause.value, codec.words(message), name, detail, None)
+        late_us = None if late is None else int(late * 1e6)
+        row = (*self._place(item), ended.cause.value, message, name, detail, late_us)
         self._hub.post(Post.FAILURE, row, len(message))
         speak = self.log.info if ended.outcome in _QUIET else self.log.warning
         label, code = ended.outcome.label, name or ended.cause.value
@@ -99,12 +105,13 @@ class Register:
 
     def finish(self, status: str, counts: Counts) -> None:
         """Record and say how the stage ended."""
-        self._status(status, finished_at=self._hub.env.now_us())
+        error = None if status == "succeeded" else self._last_error
+        self._status(status, finished_at=self._hub.env.now_us(), error=error)
         if status == "skipped":
             return
         words = ("failed", "timed_out", "cancelled", "crashed")
         lost = "".join(f", {getattr(counts, w)} {w}" for w in words if getattr(counts, w))
-        error = f"; last error {self._last_error}" if self._last_error else ""
+        last = f"; last error {error[0]}" if error else ""
         speak = self.log.error if status in ("failed", "timed_out") else self.log.info
         speak(
             "stage %s %s after %.3f s: %d of %d ok%s%s",
@@ -114,7 +121,7 @@ class Register:
             counts.ok,
             counts.accepted,
             lost,
-            error,
+            last,
         )
 
     def _status(self, status: str, **times: Any) -> None:

@@ -20,18 +20,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
+from attrs import evolve
 
 from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub
 from stagerun.engine.kinds import actor_for
 from stagerun.engine.ledger import Post
-from stagerun.engine.source import Source, read
+from stagerun.engine.source import Source, SourceActor
 from stagerun.engine.stage import StageActor
 from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.rules.lifecycle import conclude, stage_status
+from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Stop
 from stagerun.store import codec, questions, writes
 
@@ -55,6 +57,7 @@ class RunActor:
         self.hub = hub
         self.source = source
         self.actors: list[StageActor] = []
+        self.begun = False
         self.done = trio.Event()
         """Set when the ending is committed, or known never to be."""
         self.error: StoreError | None = None
@@ -63,11 +66,13 @@ class RunActor:
         """The ending that a stop asks for. Invariant: set once, the first stop wins."""
         self._asked_at = 0.0
         self._began = 0.0
+        self._seconds = 0.0
 
     # -- the life of a run ----------------------------------------------------------------------
 
     async def conduct(self) -> None:
         """Work off the source, stage after stage, and write the ending once and for all."""
+        self.begun = True
         self._began = trio.current_time()
         hub = self.hub
         hub.epoch = hub.env.wall() - self._began
@@ -77,44 +82,55 @@ class RunActor:
         try:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
-                    self._cast(nursery)
-                    ending = await self._work()
+                    source = self._cast(nursery)
+                    ending = await self._work(source)
                 await self._write_ending(ending)
-        except (StoreError, BaseExceptionGroup) as error:
-            lost = sole(error)
+        except StoreError as error:
+            self.error = error  # open_runtime raises it; whoever waits for this run gets it too
+        except BaseExceptionGroup as group:
+            lost = sole(group)
             if not isinstance(lost, StoreError):
                 raise
-            self.error = lost  # open_runtime raises it; whoever waits for this run gets it too
+            self.error = lost
         finally:
             remove()
             self.done.set()
 
-    def _cast(self, nursery: trio.Nursery) -> None:
-        """Make the stage actors, each knowing the one behind it."""
+    def _cast(self, nursery: trio.Nursery) -> SourceActor:
+        """Make the stage actors, each knowing the one behind it, and the source before them."""
         stages = enumerate(self.hub.pipeline.stages)
         self.actors = [actor_for(stage, index, self.hub, nursery) for index, stage in stages]
         for actor, follower in zip(self.actors, self.actors[1:], strict=False):
             actor.follower = follower
+        return SourceActor(self.source, self.hub, self.actors[0])
 
-    async def _work(self) -> Ending:
+    async def _work(self, source: SourceActor) -> Ending:
         """Feed and drain under the run's deadline; return how the run ends."""
         limit = self.hub.pipeline.deadline
         deadline = math.inf if limit is None else self._began + limit
-        broken = None
         with self._scope:
             self._scope.deadline = deadline
             if self._asked is None:
-                broken = await read(self.source, self.hub, self.actors[0])
+                source.start()
+                await source.exhausted()
                 for actor in self.actors:
                     await self._drain(actor)
+                await self._take_back_grandchildren()
+                await self._leave(source)
         if self._asked is None and self._scope.cancelled_caught:
             message = f"the run's deadline of {limit:g} s passed"
             self.stop(Ending(Status.TIMED_OUT, Cause.RUN_DEADLINE, message))
         if self._asked is not None:
-            await self._halt()
+            await self._halt(source)
             return self._asked
-        await self.hub.recorder.flush(self.hub.ledger)
-        return conclude(self.hub.pipeline, self.hub.ledger.published.counts, broken)
+        return conclude(self.hub.pipeline, self.hub.ledger.published.counts, source.broken)
+
+    async def _leave(self, source: SourceActor) -> None:
+        """Let the source close what it has opened for the run."""
+        source.over.set()
+        with trio.move_on_after(self.hub.pipeline.source_deadline + self.hub.pipeline.grace):
+            await source.gone.wait()
+        source.abandon()
 
     async def _drain(self, actor: StageActor) -> None:
         """Wait until nothing is left to do in a stage. A collect stage begins only now."""
@@ -128,6 +144,7 @@ class RunActor:
     async def _feed_groups(self, actor: StageActor) -> None:
         """Make the groups of a collect stage its items: all members are stored by now."""
         hub, index = self.hub, actor.index
+        await self._take_back_grandchildren()
         count = await hub.store.ask(questions.group_count(hub.ledger.run, index))
         if not count:
             return
@@ -140,12 +157,22 @@ class RunActor:
                 actor.put(Item(number, group, key=group))
                 await actor.mailbox.room()
 
+    async def _take_back_grandchildren(self) -> None:
+        """Let nothing count that was made of superseded items, however far behind them it is."""
+        hub, stages = self.hub, self.hub.pipeline.stages
+        makers = [n for n, stage in enumerate(stages) if stage.kind is Kind.MANY]
+        for maker in makers[1:]:
+            made = writes.supersede_children(hub.ledger.run, origin(stages, maker), maker + 1)
+            hub.post(Post.STATEMENT, made)
+        await hub.recorder.flush(hub.ledger)
+
     # -- stopping -------------------------------------------------------------------------------
 
     def stop(self, ending: Ending) -> None:
         """Ask the run to end in this way. The first one wins; a finished run does not hear it."""
         if self._asked is not None or self.done.is_set():
             return
+        ending = evolve(ending, message=codec.words(ending.message))
         self._asked, self._asked_at = ending, trio.current_time()
         self.hub.stop = _STOPS[ending.status]
         self.hub.log.info("run is asked to stop (%s): %s", ending.cause.value, ending.message)
@@ -153,26 +180,29 @@ class RunActor:
         statement = writes.request_stop(ledger.run, ledger.generation, self.hub.env.now_us())
         self.hub.post(Post.STATEMENT, statement)
         self._scope.cancel(reason=ending.message)
-        self.hub.token.cancel(ending.message)
+        self.hub.cancel(self.hub.token, ending.message)
 
-    async def _halt(self) -> None:
+    async def _halt(self, source: SourceActor) -> None:
         """Stop the stages: by the token, then by their scopes, then by leaving them behind."""
         assert self._asked is not None  # noqa: S101 - set by stop()
         at_once = self._asked.status in (Status.TIMED_OUT, Status.FAILED)
         forced_at = self._asked_at + (0.0 if at_once else self.hub.pipeline.grace)
         end_at = self._asked_at + self.hub.pipeline.grace + _MARGIN
+        source.stop()
         for actor in self.actors:
             actor.stop(at_once=at_once)
         with trio.move_on_at(forced_at):
-            await self._all_quiet()
+            await self._all_quiet(source)
         for actor in self.actors:
             actor.stop(at_once=True)
         with trio.move_on_at(end_at):
-            await self._all_quiet()
+            await self._all_quiet(source)
+        source.abandon()
         for actor in self.actors:
             actor.abandon_all()
 
-    async def _all_quiet(self) -> None:
+    async def _all_quiet(self, source: SourceActor) -> None:
+        await source.gone.wait()
         for actor in self.actors:
             await actor.drained.wait()
         while self.hub.survivors:
@@ -221,7 +251,7 @@ class RunActor:
             stopped_at=None if hub.survivors else now,
             survivors=[str(survivor) for survivor in hub.survivors],
         )
-        seconds = trio.current_time() - self._began
+        self._seconds = seconds = trio.current_time() - self._began
         speak = hub.log.info if ending.status is Status.SUCCEEDED else hub.log.error
         speak("run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
@@ -230,11 +260,6 @@ class RunActor:
     def _finish_stage(self, actor: StageActor, counts: Counts, ending: Ending | None) -> None:
         actor.finished = True
         actor.register.finish(stage_status(actor.stage, counts, ending), counts)
-
-    def let_go(self) -> None:
-        """Leave even the tasks of work that does not stop, as far as they can be left."""
-        for actor in self.actors:
-            actor.abandon_all()
 
     def result(self) -> Result:
         """Return how the run ended, from committed data.
@@ -255,7 +280,7 @@ class RunActor:
             generation=self.hub.ledger.generation,
             ending=published.ending,
             stages=published.counts,
-            seconds=trio.current_time() - self._began,
+            seconds=self._seconds,
             read=self.results,
         )
 
@@ -264,8 +289,9 @@ class RunActor:
         stage = self.hub.pipeline.stages[-1]
         index, after = len(self.hub.pipeline.stages) - 1, 0
         many = stage.kind is Kind.MANY
+        place = (self.hub.ledger.run, index, origin(self.hub.pipeline.stages, index))
         while page := await self.hub.store.ask(
-            questions.last_results(self.hub.ledger.run, index, after, children=many)
+            questions.last_results(*place, after, children=many)
         ):
             for number, encoded in page:
                 yield codec.decode(encoded)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 
 from stagerun import logs
 from stagerun.engine.env import Env
@@ -17,10 +17,11 @@ from stagerun.engine.hub import Hub
 from stagerun.engine.intake import Order, accept, order_of
 from stagerun.engine.ledger import Ledger, Line
 from stagerun.engine.recorder import Recorder
+from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.unwrap import sole
-from stagerun.errors import RuntimeClosedError, StoreError, UsageError
+from stagerun.errors import RuntimeClosedError, StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
@@ -29,6 +30,13 @@ from stagerun.store.driver import Store
 
 __all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
 
+_TICK = 0.25
+"""Seconds between two signs of life of the event loop."""
+_LOOK = 5.0
+"""Seconds between two looks at the other owners."""
+_SHUT_DOWN = Ending(
+    Status.INTERRUPTED, Cause.SHUTDOWN, "the program shut down before the run was done"
+)
 _NAME_EVERY = 5.0
 """Seconds between two lines that name what keeps the runtime from being left."""
 
@@ -71,6 +79,7 @@ async def open_runtime(
                 await floor.start(_persist, store, recorder, name="persistence actor")
                 runtime = Runtime(store, recorder, env, floor)
                 await runtime._register()  # noqa: SLF001 - half of its construction is async
+                await floor.start(runtime._keep_house, name="housekeeping")  # noqa: SLF001 - as above
                 try:
                     yield runtime
                 finally:
@@ -104,6 +113,15 @@ async def _persist(store: Store, recorder: Recorder, *, task_status: trio.TaskSt
             raise broken from error
 
 
+@define(eq=False)
+class _Birth:
+    """How an asked-for run comes to be: an actor, or an error."""
+
+    over: trio.Event = field(factory=trio.Event)
+    actor: RunActor | None = None
+    error: BaseException | None = None
+
+
 class Runtime:
     """Starts runs and knows those under way. Made by ``open_runtime``."""
 
@@ -116,7 +134,11 @@ class Runtime:
         self._runs: dict[str, RunActor] = {}
         self._haunted: list[RunActor] = []
         """Runs that have ended while work of theirs had not."""
+        self._births: dict[_Birth, None] = {}
+        """Runs from their being asked for to their end."""
+        self._quiet = trio.lowlevel.ParkingLot()
         self._closing = False
+        self._house = trio.CancelScope(shield=True)
 
     async def start(
         self,
@@ -148,25 +170,15 @@ class Runtime:
         """
         if self._closing:
             raise RuntimeClosedError("the runtime is being left and takes no new runs")
-        pipeline = apply_settings(pipeline, self._env.environ)
-        for warning in unknown_settings(pipeline, self._env.environ):
-            logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
-        order = order_of(pipeline, items, params, labels or {}, key=key, target=target)
-        identifier = self._env.new_id()
-        number = await accept(order, identifier, self._owner, self._recorder, self._env)
-        if number is None:
-            return await self._known(key)
-        hub = self._hub(
-            identifier=identifier,
-            number=number,
-            order=order,
-            token=token,
-        )
-        actor = RunActor(hub, order.source)
-        hub.on_fail = actor.stop
-        self._runs[identifier] = actor
-        self._floor.start_soon(self._conduct, actor, name=f"run {identifier}")
-        return Run(actor)
+        order = self._order(pipeline, items, params, labels or {}, key=key, target=target)
+        birth = _Birth()
+        self._births[birth] = None
+        self._floor.start_soon(self._live, order, token, birth, name="a run is accepted")
+        await birth.over.wait()
+        if birth.error is not None:
+            raise birth.error
+        assert birth.actor is not None  # noqa: S101 - a birth is over with an actor or an error
+        return Run(birth.actor)
 
     def statistics(self) -> RuntimeStatistics:
         """Return how much is under way now."""
@@ -184,13 +196,52 @@ class Runtime:
 
     # -- the parts of start() -------------------------------------------------------------------
 
-    def _hub(
+    def _order(
         self,
+        pipeline: Pipeline,
+        items: Any,
+        params: Any,
+        labels: Mapping[str, str],
         *,
-        identifier: str,
-        number: int,
-        order: Order,
-        token: CancellationToken | None,
+        key: str | None,
+        target: str | None,
+    ) -> Order:
+        pipeline = apply_settings(pipeline, self._env.environ)
+        for warning in unknown_settings(pipeline, self._env.environ):
+            logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
+        return order_of(pipeline, items, params, labels, key=key, target=target)
+
+    async def _live(self, order: Order, token: CancellationToken | None, birth: "_Birth") -> None:
+        """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""
+        with trio.CancelScope(shield=True):
+            try:
+                birth.actor = await self._accept(order, token)
+            except (StagerunError, BaseExceptionGroup) as error:
+                birth.error = error
+            finally:
+                birth.over.set()
+            actor = birth.actor
+            if actor is not None and actor.hub.id in self._runs and not actor.begun:
+                trio.lowlevel.current_task().name = f"run {actor.hub.id}"
+                if self._closing:
+                    actor.stop(_SHUT_DOWN)
+                await self._conduct(actor)
+            del self._births[birth]
+            self._quiet.unpark_all()
+
+    async def _accept(self, order: Order, token: CancellationToken | None) -> RunActor:
+        identifier = self._env.new_id()
+        number = await accept(order, identifier, self._owner, self._recorder, self._env)
+        if number is None:
+            return await self._known(order.key)
+        hub = self._hub(identifier=identifier, number=number, order=order, token=token)
+        actor = RunActor(hub, order.source)
+        hub.on_fail = actor.stop
+        self._runs[identifier] = actor
+        return actor
+
+    def _hub(
+        self, *, identifier: str, number: int, order: Order, token: CancellationToken | None
     ) -> Hub:
         pipeline, source = order.pipeline, order.source
         ledger = Ledger(
@@ -221,7 +272,7 @@ class Runtime:
             on_fail=_unreachable,
         )
 
-    async def _known(self, key: str | None) -> Run:
+    async def _known(self, key: str | None) -> RunActor:
         assert key is not None  # noqa: S101 - only a key makes a start be refused
         known = await self._store.ask(questions.run_of_key(key))
         identifier = "?" if known is None else known[0]
@@ -230,18 +281,56 @@ class Runtime:
                 f"key {key!r} belongs to run {identifier}, which is not under way in this runtime:"
                 f" see `stagerun show {identifier}`"
             )
-        return Run(self._runs[identifier])
+        return self._runs[identifier]
 
     # -- beginning and end ----------------------------------------------------------------------
 
     async def _register(self) -> None:
-        revision = self._env.environ.get("STAGERUN_REVISION")
+        """Become an owner: lock a file, then say so in the database; from then on show life."""
+        identifier = self._env.new_id()
         unit = writes.owner(
-            self._env.new_id(), self._env.now_us(), os.getpid(), socket.gethostname(), revision
+            identifier,
+            self._store.claim(identifier),
+            now=self._env.now_us(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            revision=self._env.environ.get("STAGERUN_REVISION"),
         )
         returned = await self._recorder.write(unit)
         assert returned is not None  # noqa: S101 - an INSERT of a fresh identifier
         self._owner = int(returned[0])
+        self._recorder.beat_for(self._owner, self._ended_by_others)
+
+    async def _keep_house(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Settle what dead owners left, first now and then for ever; show that the loop lives."""
+        with self._house:
+            await recover(self._owner, self._store, self._recorder, self._env)
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tick, name="ticker")
+                nursery.start_soon(self._recover_for_ever, name="recovery")
+
+    async def _tick(self) -> None:
+        while True:
+            self._recorder.tick_at = self._env.now_us()
+            await trio.sleep(_TICK)
+
+    async def _recover_for_ever(self) -> None:
+        while True:
+            await trio.sleep(_LOOK)
+            try:
+                await recover(self._owner, self._store, self._recorder, self._env)
+            except StoreError as error:
+                logs.RunLog(now=self._env.now_us).warning("recovery is tried again: %s", error)
+
+    def _ended_by_others(self) -> None:
+        """Hear that another process took this one for dead: stop its runs, begin as a new owner."""
+        message = "another process has settled this owner's runs"
+        logs.RunLog(now=self._env.now_us).error("%s: they stop here", message)
+        for actor in self._runs.values():
+            actor.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
+        if not self._closing:
+            self._floor.start_soon(self._register, name="registers anew")
 
     async def _conduct(self, actor: RunActor) -> None:
         try:
@@ -253,14 +342,11 @@ class Runtime:
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._closing = True
-        actors = [*self._runs.values()]
-        for actor in actors:
-            message = "the program shut down before the run was done"
-            actor.stop(Ending(Status.INTERRUPTED, Cause.SHUTDOWN, message))
-        for actor in actors:
-            await actor.done.wait()
-        for actor in actors:
-            actor.let_go()
+        for actor in [*self._runs.values()]:
+            actor.stop(_SHUT_DOWN)
+        while self._births:
+            await self._quiet.park()
+        self._house.cancel(reason="the runtime is left")
         try:
             await self._recorder.write(writes.end_owner(self._owner, self._env.now_us()))
         except StoreError:

@@ -1,23 +1,39 @@
-"""Where a run's items come from: lists that are stored, functions, and iterators that pass by."""
+"""Where a run's items come from: lists that are stored, functions, and iterators that pass by.
+
+A source is user code that may hang, raise, or refuse to stop. So it stands on the floor like a
+worker, under one scope that is cut when it gives nothing for too long, and it is left behind when
+it does not heed that.
+"""
 
 import inspect
-import itertools
+import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Iterator,
+    Sequence,
+    Sized,
+)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import trio
 from attrs import frozen
 
 from stagerun.engine.desk import Item
-from stagerun.engine.hub import Hub
+from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
 from stagerun.engine.stage import StageActor
 from stagerun.errors import UsageError
+from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.status import Cause, Ending, Status
+from stagerun.rules.verdict import Ended
 from stagerun.store import codec, questions
 
-__all__ = ["Source", "read", "source_of"]
+__all__ = ["Source", "SourceActor", "source_of"]
 
 _CHUNK = 64
 """Items that are accepted at once at most."""
@@ -60,56 +76,216 @@ def source_of(items: Any) -> Source:
     )
 
 
-async def read(source: Source, hub: Hub, first: StageActor) -> Ending | None:
-    """Feed the first stage until the source is exhausted.
+class SourceActor:
+    """Reads a source and feeds the first stage."""
 
-    Returns how the run must end if the source broke; what it had given is worked off all the same.
-    """
-    limit = hub.pipeline.source_deadline
-    try:
-        if source.kind == "stored":
-            await _feed_stored(hub, first)
-        else:
-            items = await _opened(source, hub.params) if source.kind == "function" else source.items
-            hub.ledger.source_length = len(items) if isinstance(items, Sequence) else None
-            await _feed(items, hub, first, keep=source.kind == "iterator")
-    except _SlowError:
+    def __init__(self, source: Source, hub: Hub, first: StageActor) -> None:
+        self.broken: Ending | None = None
+        """How the run must end if the source broke; what it gave is worked off all the same."""
+        self.over = trio.Event()
+        """Set by the run when its stages are drained: a source that was opened is closed now."""
+        self.gone = trio.Event()
+        """Set when nothing of the source is left."""
+        self._source = source
+        self._hub = hub
+        self._first = first
+        self._exhausted = trio.Event()
+        self._scope = trio.CancelScope(shield=True)
+        self._left_behind: Survivor | None = None
+        self._number = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Begin to read, in the context of whoever started the run."""
+        hub, self._started = self._hub, True
+        hub.context.run(lambda: hub.floor.start_soon(self._work, name=f"source of run {hub.id}"))
+
+    async def exhausted(self) -> None:
+        """Wait until all items are accepted; a source that does not heed its end is left behind."""
+        limit, grace = self._hub.pipeline.source_deadline, self._hub.pipeline.grace
+        while not self._exhausted.is_set():
+            now = trio.current_time()
+            with trio.move_on_at(min(self._scope.deadline, now + limit) + grace):
+                await self._exhausted.wait()
+            if not self._exhausted.is_set() and self._scope.deadline + grace <= trio.current_time():
+                self.abandon()
+
+    def stop(self) -> None:
+        """Cut the source: the run stops."""
+        self._scope.cancel(reason="the run stops")
+        if not self._started:
+            self.gone.set()
+
+    def abandon(self) -> None:
+        """Leave a source behind that has not stopped."""
+        if self.gone.is_set():
+            return
+        self._left_behind = Survivor("source", None, trio.current_time(), thread=False)
+        self._hub.leave_behind(self._left_behind)
+        self._hub.log.warning("the source does not stop; it is left behind")
+        self.broken = self.broken or self._too_slow()
+        self._exhausted.set()
+        self.gone.set()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _work(self) -> None:
+        try:
+            with self._scope:
+                async with AsyncExitStack() as stack:
+                    await self._read(stack)
+                    self._exhausted.set()
+                    await self.over.wait()
+                    self._watch()
+            if self._scope.cancelled_caught and self._hub.stop is None:
+                self.broken = self._too_slow()
+        except BaseException as error:
+            message = f"the source failed: {codec.words(error)}"
+            self._hub.log.warning("%s", message, exc_info=error)
+            code = codec.error_name(error)
+            self.broken = Ending(Status.FAILED, Cause.SOURCE_ERROR, message, code)
+        if self._left_behind is not None:
+            self._hub.returned(self._left_behind, 0)
+        self._exhausted.set()
+        self.gone.set()
+
+    def _too_slow(self) -> Ending:
+        limit = self._hub.pipeline.source_deadline
         message = f"the source gave no item for {limit:g} s (source_deadline)"
         return Ending(Status.FAILED, Cause.SOURCE_TIMEOUT, message)
-    except Exception as error:
-        hub.log.error("the source failed", exc_info=error)  # noqa: TRY400 - not the stdlib's logger
-        code = f"{type(error).__module__}.{type(error).__qualname__}"
-        message = f"the source failed: {codec.words(error)}"
-        return Ending(Status.FAILED, Cause.SOURCE_ERROR, message, code)
-    return None
 
+    def _watch(self) -> None:
+        """Give the source its time for the next item, for opening or for closing."""
+        self._scope.deadline = trio.current_time() + self._hub.pipeline.source_deadline
 
-class _SlowError(Exception):
-    """The source took longer for one item than it may."""
+    def _rest(self) -> None:
+        """Take the deadline off: what is waited for now is not the source."""
+        self._scope.deadline = math.inf
 
-
-async def _feed_stored(hub: Hub, first: StageActor) -> None:
-    """Feed items from the database: it has them in order, and memory need not."""
-    after = 0
-    while True:
-        page = await hub.store.ask(questions.made_items(hub.ledger.run, 0, 0, after))
-        if not page:
+    async def _read(self, stack: AsyncExitStack) -> None:
+        if self._source.kind == "stored":
+            await self._feed_stored()
             return
-        for ident, number, value in page:
-            after = ident
-            first.put(Item(number, first.restore(value)))
-            if first.mailbox.full:
-                await first.mailbox.room()
+        self._watch()
+        items = self._source.items
+        if self._source.kind == "function":
+            items = await self._opened(items, stack)
+        self._hub.ledger.source_length = len(items) if isinstance(items, Sized) else None
+        if isinstance(items, AsyncIterable):
+            await self._feed_async(items)
+        elif isinstance(items, Sequence):
+            await self._feed_sequence(items)
+        else:
+            await self._feed_blocking(iter(items))
+        self._hub.ledger.source_length = self._number
+
+    async def _opened(self, function: Any, stack: AsyncExitStack) -> Any:
+        """Call a source function; what it gives may be an async context manager, kept open."""
+        arguments = (self._hub.params,) if _wants_params(function) else ()
+        if inspect.isgeneratorfunction(function) or _is_async(function):
+            items = function(*arguments)
+        else:
+            items = await self._maybe_in_thread(function, *arguments)
+        if inspect.isawaitable(items):
+            items = await items
+        if isinstance(items, AbstractAsyncContextManager):
+            items = await stack.enter_async_context(items)
+        if not isinstance(items, AsyncIterable | Iterable):
+            raise TypeError(f"the source gave {items!r}, which is not iterable")
+        return items
+
+    async def _maybe_in_thread(self, function: Any, *arguments: Any) -> Any:
+        if not self._hub.env.threads:
+            return function(*arguments)
+        limiter = trio.CapacityLimiter(1)  # a thread that hangs must not take anybody's place
+        return await trio.to_thread.run_sync(
+            function, *arguments, abandon_on_cancel=True, limiter=limiter
+        )
+
+    async def _feed_async(self, items: AsyncIterable[Any]) -> None:
+        iterator = aiter(items)
+        try:
+            async for value in iterator:
+                await self._feed([value])
+        finally:
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
+
+    async def _feed_sequence(self, items: Sequence[Any]) -> None:
+        """Feed what cannot block: a range, a list, a tuple."""
+        for start in range(0, len(items), _CHUNK):
+            await self._feed(list(items[start : start + _CHUNK]))
+
+    async def _feed_blocking(self, items: Iterator[Any]) -> None:
+        """Feed from an iterator that may block, so it waits in a thread."""
+        more = True
+        while more:
+            chunk = list[Any]()
+            try:
+                more = await self._maybe_in_thread(_pull, items, chunk)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._feed(chunk.copy())  # what it gave before it raised, or hung
+                raise
+            await self._feed(chunk)
+
+    async def _feed_stored(self) -> None:
+        """Feed items from the database: it has them in order, and memory need not."""
+        after = 0
+        question = questions.made_items
+        while page := await self._hub.store.ask(question(self._hub.ledger.run, 0, 0, after)):
+            for ident, number, encoded in page:
+                after = ident
+                self._put(number, encoded)
+                await self._first.mailbox.room()
+
+    async def _feed(self, chunk: list[Any]) -> None:
+        """Accept items, and wait for room for each of them."""
+        self._rest()
+        hub, keep = self._hub, self._source.kind == "iterator"
+        if not keep:
+            hub.post(Post.ACCEPTED, len(chunk))
+        for value in chunk:
+            self._number += 1
+            if keep:
+                self._keep(value)
+            else:
+                self._first.put(Item(self._number, value))
+            if self._first.mailbox.full:
+                await self._first.mailbox.room()
+        await hub.recorder.room()
+        await trio.lowlevel.checkpoint()
+        self._watch()
+
+    def _keep(self, value: Any) -> None:
+        """Store an accepted item that will not come again, and hand it to the first stage."""
+        hub, number = self._hub, self._number
+        try:
+            encoded = codec.encode(value)
+        except BaseException as error:  # noqa: BLE001 - whatever a strange value makes it raise
+            hub.post(Post.ACCEPTED, 1)
+            self._refuse(number, f"it cannot be stored: {codec.words(error)}", error)
+            return
+        row = (hub.ledger.run, 0, 0, number, number, None, encoded)
+        hub.post(Post.EMISSION, row, len(encoded))
+        self._put(number, encoded)
+
+    def _put(self, number: int, encoded: bytes) -> None:
+        try:
+            value = self._first.restore(encoded)
+        except Exception as error:  # noqa: BLE001 - whatever the codec raises for a wrong type
+            self._refuse(number, f"stage {self._first.stage.name} does not take it: {error}", error)
+            return
+        self._first.put(Item(number, value))
+
+    def _refuse(self, number: int, message: str, error: BaseException) -> None:
+        """End an accepted item that the first stage cannot be given; the others go on."""
+        self._first.watch()
+        ended = Ended(Outcome.FAILED, ItemCause.INPUT, codec.words(message))
+        self._first.fail(Item(number, None), ended, error)
 
 
-async def _opened(source: Source, params: Any) -> Any:
-    function = source.items
-    items = function(params) if _wants_params(function) else function()
-    if inspect.isawaitable(items):
-        items = await items
-    if not isinstance(items, AsyncIterable | Iterable):
-        raise TypeError(f"the source gave {items!r}, which is not iterable")
-    return items
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _wants_params(function: Any) -> bool:
@@ -120,66 +296,11 @@ def _wants_params(function: Any) -> bool:
     return any(p.name == "params" or p.default is inspect.Parameter.empty for p in parameters)
 
 
-async def _feed(items: Any, hub: Hub, first: StageActor, *, keep: bool) -> None:
-    number = 0
-    async for chunk in _chunks(items, hub):
-        if keep:
-            values = [_keep(value, number + n, hub, first) for n, value in enumerate(chunk, 1)]
-        else:
-            values = chunk
-            hub.post(Post.ACCEPTED, len(chunk))
-        for value in values:
-            number += 1
-            first.put(Item(number, value))
-            if first.mailbox.full:
-                await first.mailbox.room()
-        await hub.recorder.room()
-    hub.ledger.source_length = number
-
-
-def _keep(value: Any, position: int, hub: Hub, first: StageActor) -> Any:
-    """Store an accepted item; return it as the first stage gets it."""
-    encoded = codec.encode(value)
-    hub.post(Post.EMISSION, (hub.ledger.run, 0, 0, position, position, None, encoded), len(encoded))
-    return first.welcome(value, encoded)
-
-
-async def _chunks(items: Any, hub: Hub) -> AsyncIterator[list[Any]]:
-    """Yield accepted items, a few at a time; a source that blocks waits in a thread."""
-    limit = hub.pipeline.source_deadline
-    if isinstance(items, AsyncIterable):
-        iterator = aiter(items)
-        while True:
-            with trio.move_on_after(limit) as scope:
-                try:
-                    value = await anext(iterator)
-                except StopAsyncIteration:
-                    return
-            if scope.cancelled_caught:
-                raise _SlowError
-            yield [value]
-    elif isinstance(items, Sequence):  # cannot block: range, list, tuple
-        for start in range(0, len(items), _CHUNK):
-            yield list(items[start : start + _CHUNK])
-            await trio.lowlevel.checkpoint()
-    else:
-        blocking = iter(items)
-        while True:
-            with trio.move_on_after(limit) as scope:
-                chunk = await trio.to_thread.run_sync(_pull, blocking, abandon_on_cancel=True)
-            if scope.cancelled_caught:
-                raise _SlowError
-            if not chunk:
-                return
-            yield chunk
-
-
-def _pull(iterator: Iterator[Any]) -> list[Any]:
-    """Take items in a thread: many from a quick source, one at a time from a slow one."""
+def _pull(iterator: Iterator[Any], chunk: list[Any]) -> bool:
+    """Fill *chunk*: many items from a quick source, one from a slow one; False at the end."""
     until = time.monotonic() + _PATIENCE
-    chunk = []
-    for value in itertools.islice(iterator, _CHUNK):
+    for value in iterator:
         chunk.append(value)
-        if time.monotonic() > until:
-            break
-    return chunk
+        if len(chunk) >= _CHUNK or time.monotonic() > until:
+            return True
+    return False

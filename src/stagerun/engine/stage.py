@@ -16,7 +16,7 @@ from stagerun.engine.mailbox import Mailbox
 from stagerun.engine.register import Register
 from stagerun.engine.worker import work
 from stagerun.model.outcome import DROP, ItemCause, Outcome
-from stagerun.model.stage import Stage
+from stagerun.model.stage import Kind, Stage
 from stagerun.rules.verdict import Again, Attempt, Done, Ended, Stop, decide
 from stagerun.store import codec
 
@@ -82,7 +82,9 @@ class StageActor:
         self.watch()
         desk = Desk(self)
         self._desks[desk] = None
-        self.hub.floor.start_soon(work, self, desk, name=f"worker of stage {self.stage.name}")
+        # In the context of the run, not of whoever happens to put an item.
+        name = f"worker of stage {self.stage.name}"
+        self.hub.context.run(lambda: self.hub.floor.start_soon(work, self, desk, name=name))
 
     def close(self) -> None:
         """No more items come; the stage is drained once those that came are settled."""
@@ -97,6 +99,8 @@ class StageActor:
             self.fail(item, _SUPERSEDED, None)
         elif any(item.number == number for desk in self._desks for item in desk.items):
             self._voided.add(number)
+        elif self.follower is not None and self.stage.kind is not Kind.MANY:
+            self.follower.void(number)  # it has gone on, under the same number
 
     # -- the watch ------------------------------------------------------------------------------
 
@@ -164,6 +168,8 @@ class StageActor:
     def dismiss(self, desk: Desk) -> None:
         """Let a worker go; another one comes if there is still something to do."""
         self._desks.pop(desk, None)
+        if self._closed and self.mailbox.empty:
+            self.mailbox.release()  # those who waited for an item that paused
         if self.ready:
             self._hire()
         elif not self._desks:
@@ -266,17 +272,20 @@ class StageActor:
             self.fail(item, _SUPERSEDED, None)
         elif returned and now <= desk.deadline:  # decide() would say Done
             self.succeed(item, value, now)
+        elif desk.cut_at is not None and self.hub.stop is None and desk.cut_for_another(item):
+            item.attempts -= 1  # the deadline of another item in its batch was not its own
+            self._try_again(item, now)
         else:
-            self._settle_by(
-                self._judge(desk, item, now, error, returned=returned), item, value, error
-            )
+            verdict = self._judge(desk, item, now, error, returned=returned)
+            late = None if desk.cut_at is None else now - desk.cut_at
+            self._settle_by(verdict, item, value, error, late)
 
     def _judge(
         self, desk: Desk, item: Item, now: float, error: BaseException | None, *, returned: bool
     ) -> Done | Again | Ended:
         attempt = Attempt(
             number=item.attempts,
-            first_started=item.started,
+            first_started=item.started + item.waited,
             started=desk.started,
             ended=now,
             deadline=desk.deadline,
@@ -286,12 +295,17 @@ class StageActor:
         )
         try:
             return decide(attempt, self.stage, self.hub.stop, self.hub.env.jitter())
-        except Exception as broken:  # noqa: BLE001 - the user's Retry.on may raise anything
+        except BaseException as broken:  # noqa: BLE001 - the user's Retry.on may raise anything
             message = f"Retry.on of stage {self.stage.name} raised {codec.words(broken)}"
             return Ended(Outcome.FAILED, ItemCause.ERROR, message)
 
     def _settle_by(
-        self, verdict: Done | Again | Ended, item: Item, value: Any, error: BaseException | None
+        self,
+        verdict: Done | Again | Ended,
+        item: Item,
+        value: Any,
+        error: BaseException | None,
+        late: float | None,
     ) -> None:
         now = trio.current_time()
         match verdict:
@@ -299,11 +313,15 @@ class StageActor:
                 self.succeed(item, value, now)
             case Again(at, why):
                 self.log.debug("item %d: %s; tried again in %.3f s", item.number, why, at - now)
-                self.mailbox.park(item, at)
-                if at < self.due:
-                    self.nudge()
+                self._try_again(item, at)
             case Ended():
-                self.fail(item, verdict, error)
+                self.fail(item, verdict, error, late)
+
+    def _try_again(self, item: Item, at: float) -> None:
+        item.due = at
+        self.mailbox.park(item, at)
+        if at < self.due:
+            self.nudge()
 
     def succeed(self, item: Item, value: Any, now: float) -> None:
         """Record a result and pass it on, if it can be stored; else the item fails."""
@@ -313,17 +331,29 @@ class StageActor:
             return
         try:
             encoded = codec.encode_result(value, self.stage.result_limit)
-            onward = None if self.follower is None else self.follower.welcome(value, encoded)
-        except Exception as error:  # noqa: BLE001 - whatever a strange value makes the codec raise
+            onward = self._check(value, encoded)
+        except BaseException as error:  # noqa: BLE001 - strange values, and `by` of a collector
             message = _unstorable(self, value, error)
             self.fail(item, Ended(Outcome.FAILED, ItemCause.RESULT, message), error)
             return
         self.register.outcome(item, Outcome.OK, encoded, now)
         self.pass_on(item, onward)
 
-    def fail(self, item: Item, ended: Ended, error: BaseException | None) -> None:
+    def _check(self, value: Any, encoded: bytes) -> Any:
+        """Return a result as it goes on. Raises when it cannot be read back."""
+        if self.follower is not None:
+            return self.follower.welcome(value, encoded)
+        return value if type(value) in _PLAIN else codec.decode(encoded)
+
+    def fail(
+        self,
+        item: Item,
+        ended: Ended,
+        error: BaseException | None,
+        late: float | None = None,
+    ) -> None:
         """Record that an item ends here without a result, with its cause and its error."""
-        self.register.failure(item, ended, error)
+        self.register.failure(item, ended, error, late)
         self.pass_nothing_on(item, ended.outcome)
 
     def pass_on(self, item: Item, value: Any) -> None:
@@ -360,11 +390,12 @@ class StageActor:
     def limit_of(self, item: Item, now: float) -> float:
         """Seconds that a repeated attempt may take: its own limit within what is left."""
         own = self.stage.retry.attempt_deadline or math.inf
-        left = math.inf if self.stage.deadline is None else item.started + self.stage.deadline - now
+        spent = now - item.started - item.waited
+        left = math.inf if self.stage.deadline is None else self.stage.deadline - spent
         return min(own, left)
 
 
-def _unstorable(actor: StageActor, value: Any, error: Exception) -> str:
+def _unstorable(actor: StageActor, value: Any, error: BaseException) -> str:
     follower = "" if actor.follower is None else f", or not given to {actor.follower.stage.name}"
     return (
         f"stage {actor.stage.name} returned a {type(value).__name__} that cannot be stored"

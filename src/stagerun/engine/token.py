@@ -23,9 +23,10 @@ class CancellationToken:
     """
 
     def __init__(self, *linked: "CancellationToken") -> None:
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may unlink a follower while this thread holds it.
+        self._lock = threading.RLock()
         self._reason: str | None = None
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: dict[object, Callable[[], None]] = {}
         for parent in linked:
             parent._link(weakref.WeakMethod(self._follow))  # noqa: SLF001 - a token like this one
 
@@ -49,9 +50,9 @@ class CancellationToken:
             if self._reason is not None:
                 return False
             self._reason = reason
-            callbacks, self._callbacks = self._callbacks, []
+            callbacks, self._callbacks = self._callbacks, {}
         errors = []
-        for callback in callbacks:
+        for callback in callbacks.values():
             try:
                 callback()
             except Exception as error:  # noqa: BLE001 - raised below, with the others
@@ -87,17 +88,17 @@ class CancellationToken:
 
         It runs in the thread that cancels, must not block, and may be called from any thread.
         """
+        ticket = object()
         with self._lock:
             if self._reason is None:
-                self._callbacks.append(callback)
-                return lambda: self._remove(callback)
+                self._callbacks[ticket] = callback
+                return lambda: self._remove(ticket)
         callback()
         return lambda: None
 
-    def _remove(self, callback: Callable[[], None]) -> None:
+    def _remove(self, ticket: object) -> None:
         with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            self._callbacks.pop(ticket, None)
 
     def _link(self, follow: "weakref.WeakMethod[Callable[[CancellationToken], None]]") -> None:
         """Cancel a linked token with this one, as long as somebody holds it."""

@@ -1,22 +1,13 @@
 """Out of the group that a nursery makes, the one error that somebody can catch."""
 
-from collections.abc import Iterator
-
 __all__ = ["sole"]
 
 
-def sole(error: BaseException) -> BaseException | None:
-    """Return the one error in *error*, however deep; None when there are several.
+def sole(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """Return the one error in *group*; None when there are several.
 
-    The same object in several places counts once: a lost database reaches everybody who waits.
+    Only the nursery's own group is opened: a group that the user raised stays one. The same object
+    in several places counts once: a lost database reaches everybody who waits.
     """
-    found = {id(leaf): leaf for leaf in _leaves(error)}
+    found = {id(error): error for error in group.exceptions}
     return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _leaves(each)
-    else:
-        yield error

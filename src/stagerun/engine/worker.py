@@ -25,17 +25,24 @@ _STREAK = 64
 
 _How = tuple[bool, Any, BaseException | None]
 """How an attempt ended: whether it returned, what, and what it raised."""
+_CUT: _How = (False, None, None)
 
 
 @trio.lowlevel.enable_ki_protection
 async def work(actor: "StageActor", desk: Desk) -> None:
     """Be one worker. Ctrl-C in the middle of a stage belongs to the program, not to an item."""
     CURRENT.set(desk)
-    if actor.stage.resource is None:
-        await _carry(actor, desk)
-    else:
-        while actor.wants(desk) and await _carry_with_resource(actor, desk):
-            pass
+    try:
+        if actor.stage.resource is None:
+            await _carry(actor, desk)
+        else:
+            while actor.wants(desk) and await _carry_with_resource(actor, desk):
+                pass
+    except BaseException as defect:
+        message = f"a worker of stage {actor.stage.name} failed: {codec.words(defect)}"
+        actor.log.warning("%s: a defect of stagerun", message, exc_info=defect)
+        actor.hub.fail(Cause.INTERNAL, message, defect)
+        desk.end()
     if not desk.abandoned:
         actor.dismiss(desk)
 
@@ -56,7 +63,7 @@ async def _carry_with_resource(actor: "StageActor", desk: Desk) -> bool:
                 state = "did not close"
                 scope.deadline = trio.current_time() + limit
             state = "closed"
-    except Exception as error:
+    except BaseException as error:  # noqa: BLE001 - the user's resource may raise anything
         failure = error
     finally:
         desk.opening = None
@@ -103,7 +110,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
 
     What is still in hand afterwards was cut; the return value is how that attempt ended.
     """
-    how: _How = (False, None, None)
+    how = _CUT
     streak = 0
     desk.cut_at, desk.bound = None, math.inf
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
@@ -112,6 +119,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
         with trio.CancelScope(shield=shield) as desk.scope:
             while items is not None:
                 desk.begin(items)
+                how = _CUT  # unless the attempt says otherwise: never what the one before has said
                 how = await _attempt(actor, desk)
                 if desk.was_cut:
                     break

@@ -28,6 +28,7 @@ class ItemCause(Enum):
     """Why an item's outcome is not ``ok``. A closed list; docs/reference.md explains each."""
 
     ERROR = "error"
+    INPUT = "input"
     RESULT = "result"
     KEY = "key"
     LEAST_OK = "least_ok"

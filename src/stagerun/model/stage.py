@@ -138,9 +138,11 @@ class Stage:
             raise self._refusal("function", "must be async: it gets an async iterator of outcomes")
 
     def _check_parameters(self) -> None:
-        parameters = [name for name in _signature(self.function).parameters if name != "ctx"]
-        if not parameters:
+        parameters = list(_signature(self.function).parameters)
+        if not parameters or parameters[0] == "ctx":
             raise self._refusal("function", "must take the item as its first parameter")
+        if self.key is not None and self.kind in (Kind.BATCH, Kind.COLLECT):
+            raise self._refusal("key", "is for stages that take one item at a time")
 
     def _refusal(self, option: str, problem: str) -> PolicyError:
         return PolicyError(f"Stage.{option}", f"{problem} (stage {self.name!r})")

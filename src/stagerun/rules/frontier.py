@@ -2,21 +2,21 @@
 
 The life of a stored outcome over the generations of a run:
 
-* ``ok`` and ``skipped`` are final for ever; ``failed``, ``timed_out`` and ``crashed`` until somebody
-  resumes with ``--failed``; ``cancelled`` only in its own generation.
-* A stage that changed (name, kind, version, or order) begins anew, and every stage behind it: what
-  was recorded and made there before no longer counts.
+* ``ok`` and ``skipped`` are final for ever; ``failed``, ``timed_out`` and ``crashed`` until
+  somebody resumes with ``--failed``; ``cancelled`` in its own generation only.
+* A stage that changed (name, kind, version, or order) begins anew, and every stage behind it:
+  what was recorded and made there before no longer counts.
 
-Both are said by two numbers per stage, its ``Floors``, so that nothing stored is ever rewritten, and
-at any time at most one outcome of an item counts. The rest follows:
+Both are said by two numbers per stage, its ``Floors``, so that nothing stored is ever rewritten,
+and at any time at most one outcome of an item counts. The rest follows:
 
 * An item waits in a stage when it was accepted there and no outcome of it counts there.
 * A one-to-many parent without a final outcome runs again. Its children are matched one by one
-  (``judge_child``); what a whole attempt did not give again is superseded, with all its descendants.
-  A superseded item ends ``skipped`` where it waits; what it has given no longer counts.
+  (``judge_child``); what a whole attempt did not give again is superseded, with all its
+  descendants. A superseded item ends ``skipped`` where it waits; what it gave no longer counts.
 * Batches are not stored: whatever waits is grouped anew, and each item has its own outcome.
-* The groups of a collect stage are made when nothing waits before it. A group with the same members
-  and outcomes as before is kept, another one is superseded, as children are.
+* The groups of a collect stage are made when nothing waits before it. A group with the same
+  members and outcomes as before is kept, another one is superseded, as children are.
 
 ``store/frontier.py`` asks the same in SQL; a test holds the two together.
 """

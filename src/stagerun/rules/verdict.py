@@ -20,7 +20,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stagerun.errors import CancelRequested
+from stagerun.errors import CancelRequested, RetryLater
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.stage import Stage
 
@@ -105,7 +105,7 @@ def _by_attempt(attempt: Attempt, stage: Stage, budget_end: float, jitter: float
         wanted = retry.timeouts
     else:
         ended = Ended(Outcome.FAILED, ItemCause.ERROR, "")
-        wanted = retry.wants(attempt.error)
+        wanted = isinstance(attempt.error, RetryLater) or retry.wants(attempt.error)
     if not wanted or attempt.number >= retry.attempts:
         return ended
     least = _retry_after(attempt.error)
@@ -126,8 +126,12 @@ def pause(stage: Stage, attempts: int, jitter: float) -> float:
 def _retry_after(error: BaseException | None) -> float:
     """Seconds that an error asks to wait; odd values count as none. inf never fits a budget."""
     wanted: Any = getattr(error, "retry_after", None)
-    real = isinstance(wanted, int | float) and not isinstance(wanted, bool)
-    return max(0.0, float(wanted)) if real and not math.isnan(wanted) else 0.0
+    if not isinstance(wanted, int | float) or isinstance(wanted, bool):
+        return 0.0
+    try:
+        return 0.0 if math.isnan(wanted) else max(0.0, float(wanted))
+    except OverflowError:  # a whole number beyond any float
+        return math.inf
 
 
 def _overrun(what: str, stage: Stage, attempt: Attempt) -> str:

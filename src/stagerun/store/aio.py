@@ -6,6 +6,7 @@ that a stage which blocks the program's event loop does not keep outcomes off th
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -17,8 +18,9 @@ import trio
 
 from stagerun.errors import StoreError
 from stagerun.store.bridge import AioThread
-from stagerun.store.driver import Composer, Question, is_passing, needs_space
+from stagerun.store.driver import BEAT, Composer, Question, is_passing, needs_space
 from stagerun.store.opening import check_path, connect, explain, read_only
+from stagerun.store.owner import Identity, Liveness, OwnerFile, folder_of, probe
 from stagerun.store.transaction import Receipt, Transaction, execute
 
 __all__ = ["AioStore"]
@@ -26,9 +28,9 @@ __all__ = ["AioStore"]
 T = TypeVar("T")
 
 _CHECKPOINT_AFTER = 64
-"""Commits between two checkpoints under load; an idle moment makes one too."""
-_IDLE = 1.0
-"""Seconds without anything to commit that count as an idle moment."""
+"""Commits between two checkpoints under load."""
+_IDLE_CHECKPOINT_AFTER = 8
+"""Commits after which a quiet second makes one. More than the heartbeat alone needs at once."""
 
 _LOCK_PAUSE = 0.001
 """Seconds between two tries to get the write lock, and after a commit while others write."""
@@ -48,6 +50,7 @@ class AioStore:
         self._wake = asyncio.Event()
         self._notified = False  # Invariant: True from a wake() until the actor looks again.
         self._stopping = False
+        self._owner: OwnerFile | None = None
 
     async def run(
         self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -62,10 +65,14 @@ class AioStore:
         def started() -> None:
             tell(task_status.started)
 
-        async with self._thread as thread:
-            await thread.call(
-                self._serve, composer, tell, started, on_cancel=lambda _task: self.stop()
-            )
+        try:
+            async with self._thread as thread:
+                await thread.call(
+                    self._serve, composer, tell, started, on_cancel=lambda _task: self.stop()
+                )
+        finally:
+            if self._owner is not None:
+                self._owner.close()
 
     async def _serve(
         self, composer: Composer, tell: Callable[..., None], started: Callable[[], None]
@@ -93,6 +100,17 @@ class AioStore:
         self._notified = False
         return not self._stopping
 
+    def claim(self, identifier: str) -> Identity | None:
+        """See ``Store.claim``."""
+        if self._owner is not None:
+            self._owner.close()
+        self._owner = OwnerFile(self.path, identifier)
+        return self._owner.identity
+
+    def look(self, identifier: str, identity: Identity) -> Liveness:
+        """See ``Store.look``."""
+        return probe(folder_of(self.path) / identifier, identity)
+
     def wake(self) -> None:
         """See ``Store.wake``."""
         if not self._notified:
@@ -105,11 +123,16 @@ class AioStore:
         if reader is None:
             raise StoreError(f"database {self.path} is not open")
 
+        ticket = object()
+
         def interrupt(task: "asyncio.Task[T]") -> None:
-            reader.interrupt_now()
+            reader.interrupt_if(ticket)
             task.cancel()
 
-        return await self._thread.call(reader.run, question, on_cancel=interrupt)
+        try:
+            return await self._thread.call(reader.read, question, ticket, on_cancel=interrupt)
+        except sqlite3.Error as error:
+            raise StoreError(explain(error, self.path)) from error
 
     def stop(self) -> None:
         """See ``Store.stop``."""
@@ -138,10 +161,11 @@ class _Writer:
         more = True
         while more:
             try:
-                async with asyncio.timeout(_IDLE if self._since_checkpoint else None):
+                async with asyncio.timeout(BEAT):
                     more = await self._wait()
             except TimeoutError:
-                await self._checkpoint()
+                if self._since_checkpoint >= _IDLE_CHECKPOINT_AFTER:
+                    await self._checkpoint()
             while transaction := self._composer.compose():
                 receipt = await self._commit(transaction)
                 self._tell(self._composer.committed, receipt)
@@ -204,6 +228,8 @@ class _Connection(aiosqlite.Connection):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(lambda: connection, iter_chunk_size=64)
+        self._turn = threading.Lock()
+        self._running_question: object = None
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Self]:
@@ -219,6 +245,21 @@ class _Connection(aiosqlite.Connection):
         execute_: Callable[..., Awaitable[T]] = self._execute
         return await execute_(function, self._conn, *args)
 
-    def interrupt_now(self) -> None:
-        """Make the running query fail; does nothing when none runs."""
-        self._conn.interrupt()
+    async def read(self, question: Question[T], ticket: object) -> T:
+        """Answer a question; *ticket* names it while it runs."""
+        return await self.run(self._answer, question, ticket)
+
+    def _answer(self, connection: sqlite3.Connection, question: Question[T], ticket: object) -> T:
+        with self._turn:
+            self._running_question = ticket
+        try:
+            return question(connection)
+        finally:
+            with self._turn:
+                self._running_question = None
+
+    def interrupt_if(self, ticket: object) -> None:
+        """Make a question fail if it is the one that runs; another one's is left alone."""
+        with self._turn:
+            if self._running_question is ticket:
+                self._conn.interrupt()

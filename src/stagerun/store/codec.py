@@ -1,6 +1,7 @@
 """Values to bytes and back: results strictly, words about failures totally (never raising)."""
 
 import hashlib
+import math
 import traceback
 from functools import cache
 from typing import Any
@@ -14,7 +15,9 @@ __all__ = [
     "detail",
     "encode",
     "encode_result",
+    "error_name",
     "fingerprint",
+    "finite",
     "words",
 ]
 
@@ -57,17 +60,34 @@ def words(value: object, limit: int = TEXT_LIMIT) -> str:
     """Return text about *value* that can be stored whatever it is; cut text is marked."""
     try:
         text = value if isinstance(value, str) else str(value)
-    except Exception as broken:  # noqa: BLE001 - a __str__ may raise anything; say so instead
+    except BaseException as broken:  # noqa: BLE001 - a __str__ may raise anything; say so instead
         text = f"<{type(value).__name__} whose text raises {type(broken).__name__}>"
     if len(text) > limit:
         text = f"{text[:limit]}… [{len(text) - limit} more characters cut]"
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 
+def error_name(error: BaseException) -> str:
+    """Return the type of *error* as ``module.Name``, whatever its module claims to be."""
+    kind = type(error)
+    return words(f"{kind.__module__}.{kind.__qualname__}", 200)
+
+
+def finite(number: object) -> float | None:
+    """Return a number that can be stored and shown; None for what is none."""
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        return None
+    try:
+        real = float(number)
+    except OverflowError:
+        return None
+    return real if math.isfinite(real) else None
+
+
 def detail(error: BaseException) -> str:
     """Return the traceback of *error*, without the values of variables."""
     try:
         lines = traceback.format_exception(error)
-    except Exception as broken:  # noqa: BLE001 - see words()
+    except BaseException as broken:  # noqa: BLE001 - see words()
         return f"<traceback of {type(error).__name__} raises {type(broken).__name__}>"
     return words("".join(lines), 5 * TEXT_LIMIT)

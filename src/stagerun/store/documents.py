@@ -3,12 +3,14 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from stagerun.errors import UsageError
 from stagerun.store.driver import Question
+from stagerun.store.owner import Identity, Liveness, folder_of, probe
 
 __all__ = ["LOG_LINES", "item_list", "log_lines", "run_document", "run_list", "statistics"]
 
@@ -205,7 +207,7 @@ _HEAD = """
     SELECT r.run, r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
            g.message, g.error_code, g.percent, g.step, g.note, g.done, g.total, r.created_at,
            g.started_at, g.updated_at, o.alive_at, g.finished_at, g.deadline_at, g.requested_at,
-           g.stopped_at, g.survivors, r.source_length
+           g.stopped_at, g.survivors, r.source_length, o.id, o.device, o.inode, o.pid, o.host
     FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
     LEFT JOIN owners o ON o.owner = g.owner
 """
@@ -224,8 +226,12 @@ def _heads(
 def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
     (run, identifier, pipeline, target, params, generation, status, cause, message, error_code,
      percent, step, note, done, total, created, started, updated, alive, finished, deadline,
-     requested, stopped, survivors, source_length) = row  # fmt: skip
+     requested, stopped, survivors, source_length, *owner) = row  # fmt: skip
     labels = connection.execute("SELECT name, value FROM labels WHERE run = ?", (run,)).fetchall()
+    verdict = "ended" if finished else _verdict(connection, *owner[:3])
+    if verdict == "dead":  # nobody has settled it yet; whoever reads now is told the truth
+        status, cause = "interrupted", "owner_died"
+        message = f"its process died (pid {owner[3]} on {owner[4]})"
     failed = status in ("failed", "timed_out", "interrupted")
     return {
         "id": identifier,
@@ -233,7 +239,7 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
         "target": target,
         "generation": generation,
         "status": status,
-        "verdict": "ended" if finished else "running",
+        "verdict": verdict,
         "cause": cause,
         "step": step or _step(connection, run, generation),
         "message": message or note,
@@ -254,6 +260,16 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
         "survivors": [] if survivors is None else msgspec.json.decode(survivors),
         "error": {"code": error_code or cause, "message": message} if failed else None,
     }
+
+
+def _verdict(
+    connection: sqlite3.Connection, owner: str | None, device: int | None, inode: int | None
+) -> str:
+    """Look at the owner's file: ``alive``, ``dead``, or ``unknown`` where that cannot be told."""
+    (database,) = connection.execute("SELECT file FROM pragma_database_list").fetchone()
+    if not database or owner is None or device is None or inode is None:
+        return Liveness.UNKNOWN.value
+    return probe(folder_of(Path(database)) / owner, Identity(device, inode)).value
 
 
 def _step(connection: sqlite3.Connection, run: int, generation: int) -> str | None:
@@ -296,8 +312,11 @@ def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[d
 
 def _plain(encoded: bytes) -> Any:
     """Return a stored value as JSON can show it."""
-    value = msgspec.msgpack.decode(encoded)
-    return msgspec.json.decode(msgspec.json.encode(value, order=None))
+    value = msgspec.msgpack.decode(encoded, strict=False)
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError):  # JSON knows text keys only
+        return repr(value)
 
 
 def _iso(microseconds: int | None) -> str | None:

@@ -6,11 +6,15 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from stagerun.store.owner import Identity, Liveness
 from stagerun.store.transaction import Receipt, Transaction
 
-__all__ = ["Composer", "Question", "Store", "is_passing", "needs_space"]
+__all__ = ["BEAT", "Composer", "Question", "Store", "is_passing", "needs_space"]
 
 T = TypeVar("T")
+
+BEAT = 1.0
+"""Seconds after which a driver composes again, posted or not: the owner's heartbeat is due."""
 
 Question = Callable[[sqlite3.Connection], T]
 """A read: a function of a reading connection. It never keeps a cursor open when it returns."""
@@ -40,6 +44,16 @@ class Store(Protocol):
         Raises:
             StoreError: It cannot be opened, or can no longer be written.
         """
+
+    def claim(self, identifier: str) -> Identity | None:
+        """Lock an owner's file until ``run()`` returns; None for a database without a file.
+
+        Raises:
+            StoreError: The file system keeps no locks.
+        """
+
+    def look(self, identifier: str, identity: Identity) -> Liveness:
+        """Look whether the owner that locked its file so still lives."""
 
     def wake(self) -> None:
         """Tell the persistence actor that something waits. Any thread."""

@@ -166,7 +166,7 @@ def made(place: Place) -> Question[int]:
 
 
 def last_number(run: int, stage: int) -> Question[int]:
-    """Ask for the greatest number given to an item made for, or by, a stage; numbers go on there."""
+    """Ask for the greatest number of an item made for, or by, a stage; numbers go on there."""
     sql = "SELECT coalesce(max(item), 0) FROM emissions WHERE run = :run AND stage = :stage"
     return _number(sql, {"run": run, "stage": stage})
 
@@ -181,8 +181,10 @@ def _number(sql: str, names: dict[str, Any]) -> Question[int]:
 def children(place: Place, parent: int) -> Question[dict[Any, tuple[int, bytes]]]:
     """Ask what *parent* has made for a stage and still counts: ident to number and fingerprint."""
     sql = f"""
-        WITH {_FLOORS} SELECT w.ident, w.item, w.fingerprint FROM emissions w
-        WHERE w.run = :run AND w.stage = :stage AND w.parent = :parent AND {_MADE["children"]}
+        WITH {_FLOORS} SELECT w.ident, w.item, w.fingerprint
+        FROM emissions w INDEXED BY emissions_by_parent JOIN upstream b
+        WHERE w.run = :run AND w.stage = :stage AND w.parent = :parent
+          AND w.fingerprint IS NOT NULL AND w.generation >= b.since
           AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")}"""  # noqa: S608 - constants alone
 
     def ask(connection: sqlite3.Connection) -> dict[Any, tuple[int, bytes]]:
@@ -223,37 +225,50 @@ def supersede_descendants(run: int, kinds: Sequence[Kind]) -> list[Statement]:
             origin = Place.of(run, 0, kinds, stage - 1).origin
             sql = (
                 "INSERT OR IGNORE INTO superseded SELECT w.run, w.stage, w.item"
-                " FROM superseded u CROSS JOIN emissions w"
-                " ON w.run = u.run AND w.stage = ? AND w.parent = u.item AND w.parent > 0"
+                " FROM superseded u CROSS JOIN emissions w INDEXED BY emissions_by_parent"
+                " ON w.run = u.run AND w.stage = ? AND w.parent = u.item"
+                " AND w.fingerprint IS NOT NULL"
                 " WHERE u.run = ? AND u.stage = ?"
             )
             statements.append(Statement(sql, (stage, run, origin)))
     return statements
 
 
-# A member is valid when it was enlisted for the upstream outcome that counts, by the collect stage
-# as it is now. o: that outcome, one row per upstream item.
-_UPSTREAM = {
-    True: f"""
-        SELECT w.item, w.generation, 0 AS outcome, w.value FROM emissions w
-        WHERE w.run = :run AND w.stage = :stage AND {_MADE["children"]}""",  # noqa: S608 - constants alone
-    False: f"""
-        SELECT i.item, i.generation, i.outcome, coalesce(i.result, v.value) AS value
-        FROM items i JOIN upstream s
-        LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
-                           AND v.generation = i.generation
-        WHERE i.run = :run AND i.stage = :stage - 1 AND {_COUNTS}""",  # noqa: S608 - constants alone
-}
-_VALID = """m.run = :run AND m.stage = :stage AND m.item = o.item
-            AND m.generation = max(o.generation, (SELECT since FROM here))"""
+# The upstream outcomes of a collect stage that count, one row per item: from items, or, behind a
+# one-to-many stage, its children themselves. A member is valid when it was enlisted for such an
+# outcome, by the collect stage as it is now.
+_PASSED = f"""JOIN upstream s
+              LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
+                                 AND v.generation = i.generation
+              WHERE i.run = :run AND i.stage = :stage - 1 AND {_COUNTS}"""
+_GIVEN = f"WHERE w.run = :run AND w.stage = :stage AND {_MADE['children']}"
+_STAMP = "max({o}.generation, (SELECT since FROM here))"
+_MEMBER = f"m.run = :run AND m.stage = :stage AND m.item = {{o}}.item AND m.generation = {_STAMP}"
+# The same, where members are read first: the plus keeps SQLite from reading outcomes by range.
+_LED = _MEMBER.replace("m.item = {o}.item", "{o}.item = +m.item")
 
 
-def _outcomes(place: Place) -> str:
-    """Return the common tables with ``o``: the upstream outcomes of a collect stage that count."""
-    void = _SUPERSEDED.format(origin=":before", item="{item}")
-    many = place.before == place.stage
-    item = "w.item" if many else "i.item"
-    return f"WITH {_FLOORS}, o AS ({_UPSTREAM[many]} AND NOT {void.format(item=item)})"
+@frozen
+class _Upstream:
+    """The parts of a query over the upstream outcomes of a collect stage."""
+
+    o: str
+    """The alias of the row that is an outcome."""
+    table: str
+    outcome: str
+    value: str
+    where: str
+    """The rest of the joins, and the conditions."""
+
+    @classmethod
+    def of(cls, place: Place) -> "_Upstream":
+        many = place.before == place.stage
+        o = "w" if many else "i"
+        void = _SUPERSEDED.format(origin=":before", item=f"{o}.item")
+        if many:
+            return cls(o, "emissions w", "0", "w.value", f"{_GIVEN} AND NOT {void}")
+        value = "coalesce(i.result, v.value)"
+        return cls(o, "items i", "i.outcome", value, f"{_PASSED} AND NOT {void}")
 
 
 def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, bytes | None]]]:
@@ -262,11 +277,13 @@ def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, byt
     There are some after a crash between an outcome and its enlisting, and all of them when the
     collect stage has changed. *stamp* is the generation to write into the row of ``members``.
     """
+    up = _Upstream.of(place)
     sql = f"""
-        {_outcomes(place)}
-        SELECT o.item, max(o.generation, (SELECT since FROM here)), o.outcome, o.value FROM o
-        WHERE o.item > :after AND NOT EXISTS (SELECT 1 FROM members m WHERE {_VALID})
-        ORDER BY o.item LIMIT :page"""  # noqa: S608 - constants alone
+        WITH {_FLOORS}
+        SELECT {up.o}.item, {_STAMP.format(o=up.o)}, {up.outcome}, {up.value}
+        FROM {up.table} {up.where} AND {up.o}.item > :after
+          AND NOT EXISTS (SELECT 1 FROM members m WHERE {_MEMBER.format(o=up.o)})
+        ORDER BY {up.o}.item LIMIT :page"""  # noqa: S608 - constants alone
 
     def ask(connection: sqlite3.Connection) -> list[tuple[int, int, int, bytes | None]]:
         return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
@@ -276,10 +293,11 @@ def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, byt
 
 def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, int, bytes | None]]]:
     """Ask for the outcomes of a group after item *after*: item, outcome and value."""
+    up = _Upstream.of(place)
     sql = f"""
-        {_outcomes(place)}
-        SELECT o.item, o.outcome, o.value FROM members m CROSS JOIN o
-        WHERE m.key = :key AND m.item > :after AND {_VALID}
+        WITH {_FLOORS} SELECT m.item, {up.outcome}, {up.value}
+        FROM members m CROSS JOIN {up.table} {up.where}
+          AND m.key = :key AND m.item > :after AND {_LED.format(o=up.o)}
         ORDER BY m.item LIMIT :page"""  # noqa: S608 - constants alone
 
     def ask(connection: sqlite3.Connection) -> list[tuple[int, int, bytes | None]]:
@@ -290,21 +308,24 @@ def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, in
 
 
 # The groups as the members make them now, with a fingerprint of who is in them with which outcome,
-# and the groups that stand. Upstream results of one generation are never added to later, so that the
-# greatest generation among them tells a changed result.
+# and the groups that stand. No upstream outcome is added to a generation whose groups are made, so
+# the greatest generation of a result tells whether one came later.
 def _groups(place: Place) -> str:
+    up = _Upstream.of(place)
     return f"""
-        {_outcomes(place)},
+        WITH {_FLOORS},
         formed AS MATERIALIZED (
             SELECT m.key, min(m.item) AS first,
-                   CAST(printf('%d %d %d', count(*), sum(o.item * 8 + o.outcome),
-                               max(CASE o.outcome WHEN 0 THEN o.generation END)) AS BLOB) AS mark
-            FROM o CROSS JOIN members m WHERE {_VALID} GROUP BY m.key),
+                   CAST(printf('%d %d %d', count(*), sum({up.o}.item * 8 + {up.outcome}),
+                               max(CASE {up.outcome} WHEN 0 THEN {up.o}.generation END))
+                        AS BLOB) AS mark
+            FROM members m CROSS JOIN {up.table} {up.where} AND {_LED.format(o=up.o)}
+            GROUP BY m.key),
         standing AS MATERIALIZED (
             SELECT w.ident, w.item, w.fingerprint FROM emissions w
             WHERE w.run = :run AND w.stage = :stage AND {_MADE["groups"]}
               AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")})
-    """
+    """  # noqa: S608 - constants alone
 
 
 _GONE = """FROM standing LEFT JOIN formed ON formed.key = standing.ident
@@ -334,7 +355,7 @@ def supersede_groups(place: Place, gone: int) -> Statement:
 
 
 def make_groups(place: Place, fresh: int) -> Statement:
-    """Return the statement that makes new groups items of their stage; after ``supersede_groups``."""
+    """Return the statement that makes new groups items; after ``supersede_groups``."""
     sql = f"""INSERT INTO emissions
               {_groups(place)}
               SELECT :run, :stage, row_number() OVER (ORDER BY formed.first) +
@@ -390,6 +411,7 @@ def entered(place: Place, item: int) -> Question[bytes | None]:
 def next_generation(
     run: int,
     generation: int,
+    *,
     owner: int,
     now: int,
     deadline_at: int | None,

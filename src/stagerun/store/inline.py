@@ -8,8 +8,9 @@ from typing import TypeVar
 
 import trio
 
-from stagerun.store.driver import Composer, Question, is_passing
+from stagerun.store.driver import BEAT, Composer, Question, is_passing
 from stagerun.store.opening import connect
+from stagerun.store.owner import Identity, Liveness
 from stagerun.store.transaction import Receipt, Transaction, execute
 
 __all__ = ["InlineStore"]
@@ -34,7 +35,8 @@ class InlineStore:
         try:
             task_status.started()
             while not self._stopping:
-                await self._something.wait()
+                with trio.move_on_after(BEAT):
+                    await self._something.wait()
                 self._something = trio.Event()
                 while transaction := composer.compose():
                     await trio.lowlevel.checkpoint()
@@ -51,6 +53,14 @@ class InlineStore:
                 if not is_passing(error):
                     raise
                 await trio.sleep(0.05)
+
+    def claim(self, identifier: str) -> Identity | None:  # noqa: ARG002 - nobody else can open it
+        """See ``Store.claim``."""
+        return None
+
+    def look(self, identifier: str, identity: Identity) -> Liveness:  # noqa: ARG002 - as above
+        """See ``Store.look``."""
+        return Liveness.UNKNOWN
 
     def wake(self) -> None:
         """See ``Store.wake``."""

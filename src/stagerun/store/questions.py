@@ -7,12 +7,15 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import frozen
+
 from stagerun.model.outcome import Failure, ItemCause, Outcome, StageOutcome
 from stagerun.store import codec
 from stagerun.store.driver import Question
 
 __all__ = [
     "PAGE",
+    "Group",
     "children",
     "group_count",
     "group_page",
@@ -20,6 +23,7 @@ __all__ = [
     "key_holder",
     "last_results",
     "made_items",
+    "open_owners",
     "run_of_key",
 ]
 
@@ -78,55 +82,77 @@ def group_count(run: int, stage: int) -> Question[int]:
     return ask
 
 
+@frozen
+class Group:
+    """One group of a collect stage, and where its members' outcomes stand."""
+
+    run: int
+    stage: int
+    key: bytes
+    origin: int
+    """The stage at whose door the members got their numbers."""
+    children: bool
+    """Whether the stage before makes many of one: then its children are the members."""
+
+    @property
+    def _from(self) -> tuple[str, tuple[Any, ...]]:
+        """Return FROM and WHERE; the numbers are bound, so that members lead the search."""
+        if self.children:
+            return _CHILDREN, (self.run, self.stage, self.key)
+        return _OUTCOMES, (self.stage - 1, self.origin, self.run, self.stage, self.key)
+
+
 # Of an item's outcomes over the generations the last one counts; what was superseded does not.
-_MEMBERS = """
-    FROM members m
-    JOIN items i ON i.run = m.run AND i.stage = ? AND i.item = m.item
-    WHERE m.run = ? AND m.stage = ? AND m.key = ?
-      AND i.generation = (SELECT max(generation) FROM items l
+# `+` keeps SQLite from searching items by "item > ?" instead of by each member's number.
+_OUTCOMES = """
+    FROM members m CROSS JOIN items i ON i.run = m.run AND i.stage = ? AND i.item = +m.item
+    LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
+                       AND v.generation = i.generation
+    LEFT JOIN failures x ON x.run = i.run AND x.stage = i.stage AND x.item = i.item
+                        AND x.generation = i.generation
+    WHERE i.generation = (SELECT max(generation) FROM items l
                           WHERE l.run = i.run AND l.stage = i.stage AND l.item = i.item)
-      AND NOT EXISTS (SELECT 1 FROM failures f
-                      WHERE f.run = i.run AND f.stage = i.stage AND f.item = i.item
-                        AND f.generation = i.generation AND f.cause = 'superseded')
+      AND NOT EXISTS (SELECT 1 FROM superseded s
+                      WHERE s.run = m.run AND s.stage = ? AND s.item = m.item)
+      AND m.run = ? AND m.stage = ? AND m.key = ?
+"""
+_CHILDREN = """
+    FROM members m
+    CROSS JOIN (SELECT run, stage, item, value, 0 AS outcome, NULL AS result FROM emissions
+                WHERE parent > 0) i
+        ON i.run = m.run AND i.stage = m.stage AND i.item = +m.item
+    CROSS JOIN (SELECT NULL AS cause, NULL AS message, NULL AS error) x
+    CROSS JOIN (SELECT NULL AS value) v
+    WHERE m.run = ? AND m.stage = ? AND m.key = ?
 """
 
 
-def group_sums(run: int, before: int, stage: int, key: bytes) -> Question[dict[Outcome, int]]:
-    """Ask for the number of outcomes of each sort in a group. *before*: the upstream stage."""
+def group_sums(group: Group) -> Question[dict[Outcome, int]]:
+    """Ask for the number of outcomes of each sort in a group."""
+    body, parameters = group._from  # noqa: SLF001 - written for the two questions below it
 
     def ask(connection: sqlite3.Connection) -> dict[Outcome, int]:
-        rows = connection.execute(
-            f"SELECT i.outcome, count(*) {_MEMBERS} GROUP BY i.outcome",
-            (before, run, stage, key),
-        )
+        sql = f"SELECT i.outcome, count(*) {body} GROUP BY i.outcome"
+        rows = connection.execute(sql, parameters)
         return {Outcome(outcome): count for outcome, count in rows.fetchall()}
 
     return ask
 
 
-def group_page(
-    run: int, before: int, stage: int, key: bytes, after: int
-) -> Question[list[StageOutcome]]:
+def group_page(group: Group, after: int) -> Question[list[StageOutcome]]:
     """Ask for the next outcomes of a group after item *after*, in item order."""
+    body, parameters = group._from  # noqa: SLF001 - as above
+    value = "i.value" if group.children else "coalesce(i.result, v.value)"
 
     def ask(connection: sqlite3.Connection) -> list[StageOutcome]:
         rows = connection.execute(
-            "SELECT i.item, i.outcome, coalesce(i.result, v.value), x.cause, x.message, x.error"
-            f" {_MEMBERS.replace('WHERE m.run', _VALUES + ' WHERE m.run')}"
+            f"SELECT i.item, i.outcome, {value}, x.cause, x.message, x.error {body}"
             " AND m.item > ? ORDER BY m.item LIMIT ?",
-            (before, run, stage, key, after, PAGE),
+            (*parameters, after, PAGE),
         ).fetchall()
         return [_outcome(*row) for row in rows]
 
     return ask
-
-
-_VALUES = """
-    LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
-                       AND v.generation = i.generation
-    LEFT JOIN failures x ON x.run = i.run AND x.stage = i.stage AND x.item = i.item
-                        AND x.generation = i.generation
-"""
 
 
 def _outcome(  # noqa: PLR0917 - the columns of a row
@@ -142,31 +168,30 @@ def _outcome(  # noqa: PLR0917 - the columns of a row
     return StageOutcome(item, Outcome(outcome), decoded, failure)
 
 
-def last_results(run: int, stage: int, after: int, *, children: bool) -> Question[list[Any]]:
+def last_results(
+    run: int, stage: int, origin: int, after: int, *, children: bool
+) -> Question[list[Any]]:
     """Ask for the next results of the last *stage* after number *after*: number and bytes.
 
-    *children*: the stage gives many, so its results are the items it made.
+    *origin*: the stage at whose door its items got their numbers. *children*: the stage gives many,
+    so its results are the items it made.
     """
+    sql = (
+        "SELECT item, value FROM emissions WHERE run = ? AND stage = ? AND item > ?"
+        " ORDER BY item LIMIT ?"
+        if children
+        else "SELECT i.item, coalesce(i.result, v.value) FROM items i"
+        " LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item"
+        " AND v.generation = i.generation"
+        " WHERE i.run = ? AND i.stage = ? AND i.item > ? AND i.outcome = 0"
+        " AND NOT EXISTS (SELECT 1 FROM superseded s"
+        "  WHERE s.run = i.run AND s.item = i.item AND s.stage = ?)"
+        " ORDER BY i.item LIMIT ?"
+    )
 
     def ask(connection: sqlite3.Connection) -> list[Any]:
-        if children:
-            sql = (
-                "SELECT item, value FROM emissions WHERE run = ? AND stage = ? AND item > ?"
-                " ORDER BY item LIMIT ?"
-            )
-            parameters: tuple[Any, ...] = (run, stage + 1, after, PAGE)
-        else:
-            sql = (
-                "SELECT i.item, coalesce(i.result, v.value) FROM items i"
-                " LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item"
-                " AND v.generation = i.generation"
-                " WHERE i.run = ? AND i.stage = ? AND i.item > ? AND i.outcome = 0"
-                " AND NOT EXISTS (SELECT 1 FROM superseded s WHERE s.run = i.run"
-                "  AND s.item = i.item AND s.stage = ?)"
-                " ORDER BY i.item LIMIT ?"
-            )
-            parameters = (run, stage, after, stage, PAGE)
-        return connection.execute(sql, parameters).fetchall()
+        where = (run, stage + 1, after) if children else (run, stage, after, origin)
+        return connection.execute(sql, (*where, PAGE)).fetchall()
 
     return ask
 
@@ -178,5 +203,18 @@ def run_of_key(request_key: str) -> Question[tuple[str, int, int] | None]:
         sql = "SELECT id, run, generation FROM runs WHERE request_key = ?"
         row: tuple[str, int, int] | None = connection.execute(sql, (request_key,)).fetchone()
         return row
+
+    return ask
+
+
+def open_owners(but: int) -> Question[list[tuple[int, str, int, int]]]:
+    """Ask for the owners, but one, that have not ended: number, identifier, device, inode."""
+
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, str, int, int]]:
+        return connection.execute(
+            "SELECT owner, id, device, inode FROM owners"
+            " WHERE ended_at IS NULL AND device IS NOT NULL AND owner != ? ORDER BY owner",
+            (but,),
+        ).fetchall()
 
     return ask

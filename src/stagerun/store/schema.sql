@@ -2,20 +2,24 @@
 -- Times are integer microseconds, UTC. Values are msgpack. Outcomes are the numbers of Outcome.
 
 CREATE TABLE owners (
-    owner         INTEGER PRIMARY KEY,
-    id            TEXT NOT NULL UNIQUE,      -- random, made anew at every opening
-    started_at    INTEGER NOT NULL,
-    alive_at      INTEGER NOT NULL,          -- written by the store's thread, always
-    tick_at       INTEGER NOT NULL,          -- the event loop's last sign of life
-    ended_at      INTEGER,                   -- NULL: open, or died without a word
-    lock_device   INTEGER,                   -- the flock'ed file beside the database
-    lock_inode    INTEGER,
-    pid           INTEGER NOT NULL,          -- for people only; nothing is decided by it
-    host          TEXT NOT NULL,             -- likewise
-    revision      TEXT,
-    memory_used   INTEGER,                   -- bytes, last seen, against its limit
-    memory_limit  INTEGER
+    owner        INTEGER PRIMARY KEY,
+    id           TEXT NOT NULL UNIQUE,       -- random, made anew at every opening; the file's name
+    device       INTEGER,                    -- which file is locked beside the database;
+    inode        INTEGER,                    -- NULL: a database in memory
+    pid          INTEGER NOT NULL,           -- for people only; nothing is decided by it
+    host         TEXT NOT NULL,              -- likewise
+    revision     TEXT,
+    started_at   INTEGER NOT NULL,
+    alive_at     INTEGER NOT NULL,           -- written by the store's thread, always
+    tick_at      INTEGER NOT NULL,           -- the event loop's last sign of life, as of alive_at
+    ended_at     INTEGER,                    -- NULL: open, or died and not yet settled
+    ended_by     INTEGER,                    -- itself, or the owner that settled it
+    ended_cause  TEXT CHECK (ended_cause IN ('closed', 'dead')),
+    memory_used  INTEGER,                    -- bytes, last seen, against its limit
+    memory_limit INTEGER,
+    CHECK ((ended_at IS NULL) = (ended_cause IS NULL))
 ) STRICT;
+CREATE INDEX owners_open ON owners (owner) WHERE ended_at IS NULL;
 
 CREATE TABLE runs (
     run           INTEGER PRIMARY KEY,
@@ -58,6 +62,7 @@ CREATE TABLE generations (
     requested_at INTEGER,                    -- when a cancellation was asked for
     stopped_at   INTEGER,                    -- when the work had really stopped
     finished_at  INTEGER,
+    ended_by     INTEGER,                    -- the owner that wrote the ending
     survivors    TEXT,                       -- JSON: what still ran when the generation ended
     percent      REAL,
     step         TEXT,

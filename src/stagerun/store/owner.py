@@ -1,0 +1,114 @@
+"""Owners: a locked file beside the database says that its process lives, and nothing else does.
+
+A lock held with ``flock`` goes with its process, however that ends; a process id, a host name and
+the age of a heartbeat do not tell a dead owner from a blocked, suspended or slow one. Why, and what
+was measured: docs/decisions/0003-ownership-and-liveness.md.
+"""
+
+import errno
+import fcntl
+import os
+import weakref
+from enum import Enum
+from pathlib import Path
+
+from attrs import frozen
+
+from stagerun.errors import StoreError
+
+__all__ = ["Identity", "Liveness", "OwnerFile", "folder_of", "probe"]
+
+
+class Liveness(Enum):
+    """What a look at an owner's file tells."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    """The file is not the one that was locked: deleted, or put there anew. Never taken for dead."""
+
+
+@frozen
+class Identity:
+    """Which file was locked: a path may lead to another one later."""
+
+    device: int
+    inode: int
+
+
+class OwnerFile:
+    """The file that one runtime keeps locked as long as its process lives."""
+
+    def __init__(self, database: Path, identifier: str) -> None:
+        folder = folder_of(database)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self.path = folder / identifier
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+        except OSError as error:
+            raise StoreError(
+                f"cannot keep an owner's file in {folder}: {error.strerror}"
+            ) from error
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(self._descriptor)
+        self.identity = Identity(status.st_dev, status.st_ino)
+        if probe(self.path, self.identity) is not Liveness.ALIVE:
+            self.close()
+            raise StoreError(
+                f"the file system of {folder} does not keep locks (a network one?):"
+                " put the database on a local disk"
+            )
+        _let_go_in_children(self)
+
+    def close(self) -> None:
+        """Release the lock and remove the file: an orderly end."""
+        if self._descriptor >= 0:
+            self.path.unlink(missing_ok=True)
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Close the descriptor. In a forked child the lock stays with the parent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def folder_of(database: Path) -> Path:
+    """Return the folder of the owners' files of a database."""
+    return database.with_name(database.name + ".owners")
+
+
+def probe(path: Path, identity: Identity) -> Liveness:
+    """Look whether the process that locked the file at *path* still lives."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+            return Liveness.UNKNOWN
+        raise
+    try:
+        status = os.fstat(descriptor)
+        if Identity(status.st_dev, status.st_ino) != identity:
+            return Liveness.UNKNOWN
+        try:
+            # Shared: two that look at once must not take each other for a living owner.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Liveness.ALIVE
+        return Liveness.DEAD
+    finally:
+        os.close(descriptor)
+
+
+def _let_go_in_children(file: OwnerFile) -> None:
+    """Have forked children let go: a child that lives on must not keep a dead owner alive."""
+    here = weakref.ref(file)
+
+    def after_fork() -> None:
+        owner = here()
+        if owner is not None:
+            owner.let_go()
+
+    os.register_at_fork(after_in_child=after_fork)

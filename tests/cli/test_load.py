@@ -1,0 +1,107 @@
+"""From a target to a pipeline, and the sentence when there is none."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stagerun.cli.load import load_pipeline
+from stagerun.errors import TargetError
+
+JOBS = """
+from stagerun import Pipeline, stage
+import neighbour
+
+@stage
+async def fetch(url):
+    return url
+
+crawl = Pipeline("crawl", [fetch])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = set(sys.modules)
+    (tmp_path / "cli_jobs.py").write_text(JOBS)
+    (tmp_path / "neighbour.py").write_text("")
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", None) and name in ("cli_jobs", "neighbour"):
+            del sys.modules[name]
+
+
+def test_a_file_is_loaded_from_any_folder_and_finds_its_neighbours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    pipeline, found_at = load_pipeline(f"{folder}/cli_jobs.py:crawl")
+    assert pipeline.name == "crawl"
+    assert found_at == f"{folder}/cli_jobs.py:crawl"
+
+
+def test_a_module_is_looked_for_in_the_current_folder_first(folder: Path) -> None:
+    pipeline, found_at = load_pipeline("cli_jobs:crawl")
+    assert (pipeline.name, found_at) == ("crawl", "cli_jobs:crawl")
+    assert sys.path[0] == str(folder)
+
+
+def test_a_file_named_like_a_loaded_module_does_not_take_its_place(folder: Path) -> None:
+    import json
+
+    (folder / "json.py").write_text(JOBS)
+    assert load_pipeline("json.py:crawl")[0].name == "crawl"
+    assert sys.modules["json"] is json
+    del sys.modules["stagerun_target_json"]
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("cli_jobs.py", "names no pipeline: write cli_jobs.py:crawl"),
+        ("cli_jobs.py:", "names no pipeline"),
+        ("cli_jobs.py:crowl", "did you mean crawl?"),
+        ("cli_jobs.py:nothing_like_it", "it holds crawl"),
+        ("cli_jobs.py:fetch", "Pipeline('fetch', [fetch])"),
+        ("cli_jobs.py:neighbour", "is a module, not a pipeline"),
+        ("neighbour.py:x", "it holds no pipeline at all"),
+        ("cli_job.py:crawl", "did you mean cli_jobs.py?"),
+        ("./sub/:crawl", "does not exist"),
+        ("cli_jbs:crawl", "did you mean cli_jobs?"),
+        ("cli_jobs.deeper:crawl", "there is no module 'cli_jobs.deeper'"),
+        ("", "names no pipeline"),
+        (":crawl", "names no pipeline"),
+        ("..x:crawl", "is not the name of a module"),
+    ],
+)
+def test_a_wrong_target_is_refused_with_what_would_be_right(
+    folder: Path, target: str, words: str
+) -> None:
+    with pytest.raises(TargetError) as caught:
+        load_pipeline(target)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = = 1", "line 1: invalid syntax"),
+        ("\n\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("x = '\0'", "null bytes"),
+    ],
+)
+def test_a_failing_import_is_told_in_one_sentence_with_its_line(
+    folder: Path, text: str, words: str
+) -> None:
+    (folder / "neighbour.py").write_text(text)
+    for target in ("neighbour.py:x", "neighbour:x"):
+        with pytest.raises(TargetError, match="line|importing") as caught:
+            load_pipeline(target)
+        assert words in str(caught.value)
+        assert "neighbour" in str(caught.value)
+        assert "neighbour" not in sys.modules
