@@ -5,7 +5,7 @@
 import pytest
 import trio
 
-from stagerun import DROP, Pipeline, Retry, batch, stage
+from stagerun import DROP, Pipeline, PolicyError, Retry, batch, stage
 from tests.conftest import Bench, listed
 
 
@@ -142,17 +142,12 @@ async def test_a_cancelled_run_cancels_batches_and_leaves_the_rest_waiting(bench
     assert result.stages[0].waiting == 1
 
 
-async def test_a_key_holds_in_a_batch_stage_too(bench: Bench) -> None:
-    seen = []
+def test_a_batch_stage_takes_no_key() -> None:
+    with pytest.raises(PolicyError, match="one item at a time"):
 
-    @batch(size=10, key=lambda n: n % 2)
-    async def work(numbers):
-        seen.extend(numbers)
-        return numbers
-
-    result = await bench.finish(Pipeline("keys", [work]), [1, 2, 3, 4])
-    assert seen == [1, 2]
-    assert result.stages[0].skipped == 2
+        @batch(size=10, key=lambda n: n % 2)
+        async def work(numbers):
+            return numbers
 
 
 async def test_typed_items_of_a_batch_are_decoded(bench: Bench) -> None:

@@ -454,4 +454,4 @@ async def test_waiting_for_a_token_ends_with_its_reason(bench: Bench) -> None:
         token.cancel("now")
     assert reasons == ["now", "now"]
     assert await token.wait() == "now"
-    assert token._callbacks == []
+    assert not token._callbacks

@@ -288,18 +288,3 @@ async def test_context_variables_of_one_stage_do_not_reach_the_next(bench: Bench
 
     await bench.finish(Pipeline("tenants", [first, second]), [1])
     assert seen == ["nobody"]
-
-
-async def test_context_variables_of_one_item_do_not_reach_the_next(bench: Bench) -> None:
-    from contextvars import ContextVar
-
-    tenant = ContextVar("tenant", default="nobody")
-    seen = []
-
-    @stage
-    async def first(number):
-        seen.append(tenant.get())
-        tenant.set(f"tenant {number}")
-
-    await bench.finish(Pipeline("tenants", [first]), [1, 2])
-    assert seen == ["nobody", "nobody"]

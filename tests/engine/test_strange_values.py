@@ -44,7 +44,6 @@ _REFUSED = {
     "exception": ValueError("returned"),
     "class": int,
     "complex": 1j,
-    "list as key inside": {(1, 2): 3},
     "coroutine-like": iter([]),
 }
 

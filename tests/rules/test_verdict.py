@@ -75,7 +75,7 @@ def test_a_verdict_keeps_every_promise_about_time(
     match verdict:
         case Done():
             assert attempt.returned
-            assert attempt.ended <= attempt.deadline
+            assert attempt.ended < attempt.deadline
         case Again(at, _):
             assert stop is None, "a run that stops begins nothing again"
             assert attempt.number < retry.attempts
@@ -84,7 +84,7 @@ def test_a_verdict_keeps_every_promise_about_time(
             assert outcome is not Outcome.OK
             assert (outcome is Outcome.CANCELLED) <= (stop is not None)
             assert message or cause is ItemCause.ERROR
-    if attempt.returned and attempt.ended <= attempt.deadline:
+    if attempt.returned and attempt.ended < attempt.deadline:
         assert verdict == Done(), "a result in time counts, whatever else was asked for"
 
 
@@ -94,7 +94,7 @@ def test_a_spent_budget_is_told_by_the_clock_however_the_code_ended(
 ) -> None:
     work = a_stage(retry=retry, deadline=0.001)
     verdict = decide(attempt, work, stop, jitter)
-    in_time = attempt.returned and attempt.ended <= attempt.deadline
+    in_time = attempt.returned and attempt.ended < attempt.deadline
     if not in_time and attempt.ended >= attempt.first_started + 0.001:
         assert isinstance(verdict, Ended)
         assert (verdict.outcome, verdict.cause) == (Outcome.TIMED_OUT, ItemCause.DEADLINE)
@@ -104,7 +104,7 @@ def test_a_spent_budget_is_told_by_the_clock_however_the_code_ended(
     ("facts", "stop", "expected"),
     [
         # All at once: the result was there in time.
-        ({"returned": True, "cut": True, "ended": 10.0}, Stop.REQUESTED, Done()),
+        ({"returned": True, "cut": True, "ended": 9.9}, Stop.REQUESTED, Done()),
         # The item's budget, the run's deadline and a cancellation in one tick: the budget.
         ({"cut": True, "ended": 300.0}, Stop.RUN_DEADLINE, (Outcome.TIMED_OUT, ItemCause.DEADLINE)),
         ({"cut": True, "ended": 300.0}, Stop.REQUESTED, (Outcome.TIMED_OUT, ItemCause.DEADLINE)),

@@ -81,7 +81,7 @@ class Hub:
         """Cancel a token on the engine's behalf; a callback of the user's that raises is told."""
         try:
             token.cancel(why)
-        except Exception as error:
+        except BaseException as error:
             self.log.warning("a callback of the cancellation token raised", exc_info=error)
 
     def report(self, step: str, message: str, done: float | None, total: float | None) -> None:

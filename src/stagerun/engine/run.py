@@ -68,6 +68,14 @@ class RunActor:
         self._began = 0.0
         self._seconds = 0.0
 
+    @classmethod
+    def ended(cls, hub: Hub, source: Source, seconds: float) -> "RunActor":
+        """Return the actor of a run that had ended before; it only tells how."""
+        actor = cls(hub, source)
+        actor.begun, actor._seconds = True, seconds
+        actor.done.set()
+        return actor
+
     # -- the life of a run ----------------------------------------------------------------------
 
     async def conduct(self) -> None:

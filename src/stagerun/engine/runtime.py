@@ -15,12 +15,12 @@ from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
 from stagerun.engine.hub import Hub
 from stagerun.engine.intake import Order, accept, order_of
-from stagerun.engine.ledger import Ledger, Line
+from stagerun.engine.ledger import Ledger, Line, Snapshot
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
-from stagerun.engine.unwrap import sole
+from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import RuntimeClosedError, StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
@@ -73,24 +73,21 @@ async def open_runtime(
     env = env or Env()
     store = store or _default_store(database)
     recorder = Recorder(store, env)
-    with logs.install(env.environ):
-        try:
-            async with trio.open_nursery() as floor:
-                await floor.start(_persist, store, recorder, name="persistence actor")
-                runtime = Runtime(store, recorder, env, floor)
-                await runtime._register()  # noqa: SLF001 - half of its construction is async
-                await floor.start(runtime._keep_house, name="housekeeping")  # noqa: SLF001 - as above
-                try:
-                    yield runtime
-                finally:
-                    with trio.CancelScope(shield=True):
-                        await runtime._shut_down()  # noqa: SLF001 - as above
-                        store.stop()
-        except BaseExceptionGroup as group:
-            error = sole(group)
-            if error is None:
-                raise
-            raise error from error.__cause__
+    with logs.install(env.environ), unwrapped():
+        async with trio.open_nursery() as ground:
+            await ground.start(_persist, store, recorder, name="persistence actor")
+            try:
+                with unwrapped():
+                    async with trio.open_nursery() as floor:
+                        runtime = Runtime(store, recorder, env, floor)
+                        await runtime._open()  # noqa: SLF001 - the async half of its making
+                        try:
+                            yield runtime
+                        finally:
+                            with trio.CancelScope(shield=True):
+                                await runtime._shut_down()  # noqa: SLF001 - as above
+            finally:
+                store.stop()  # only now: what was left behind may still have a word to say
 
 
 def _default_store(database: str | Path) -> Store:
@@ -233,7 +230,7 @@ class Runtime:
         identifier = self._env.new_id()
         number = await accept(order, identifier, self._owner, self._recorder, self._env)
         if number is None:
-            return await self._known(order.key)
+            return await self._known(order, token)
         hub = self._hub(identifier=identifier, number=number, order=order, token=token)
         actor = RunActor(hub, order.source)
         hub.on_fail = actor.stop
@@ -272,18 +269,34 @@ class Runtime:
             on_fail=_unreachable,
         )
 
-    async def _known(self, key: str | None) -> RunActor:
+    async def _known(self, order: Order, token: CancellationToken | None) -> RunActor:
+        key = order.key
         assert key is not None  # noqa: S101 - only a key makes a start be refused
         known = await self._store.ask(questions.run_of_key(key))
-        identifier = "?" if known is None else known[0]
-        if identifier not in self._runs:
+        assert known is not None  # noqa: S101 - runs are not deleted
+        if known.id in self._runs:
+            return self._runs[known.id]
+        if known.ending is None:
             raise UsageError(
-                f"key {key!r} belongs to run {identifier}, which is not under way in this runtime:"
-                f" see `stagerun show {identifier}`"
+                f"key {key!r} belongs to run {known.id}, which is under way in another process:"
+                f" `stagerun watch {known.id}` follows it"
             )
-        return self._runs[identifier]
+        return self._ended(known, order, token)
+
+    def _ended(
+        self, known: questions.KnownRun, order: Order, token: CancellationToken | None
+    ) -> RunActor:
+        """Return the actor of a run that has ended, for its handle: it tells, and does nothing."""
+        hub = self._hub(identifier=known.id, number=known.run, order=order, token=token)
+        hub.ledger.generation = known.generation
+        hub.ledger.publish(Snapshot(known.counts, ending=known.ending))
+        return RunActor.ended(hub, order.source, known.seconds)
 
     # -- beginning and end ----------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        await self._register()
+        await self._floor.start(self._keep_house, name="housekeeping")
 
     async def _register(self) -> None:
         """Become an owner: lock a file, then say so in the database; from then on show life."""

@@ -270,14 +270,14 @@ class StageActor:
         if item.number in self._voided:
             self._voided.discard(item.number)
             self.fail(item, _SUPERSEDED, None)
-        elif returned and now <= desk.deadline:  # decide() would say Done
+        elif returned and now < desk.deadline:  # decide() would say Done
             self.succeed(item, value, now)
         elif desk.cut_at is not None and self.hub.stop is None and desk.cut_for_another(item):
             item.attempts -= 1  # the deadline of another item in its batch was not its own
             self._try_again(item, now)
         else:
             verdict = self._judge(desk, item, now, error, returned=returned)
-            late = None if desk.cut_at is None else now - desk.cut_at
+            late = None if desk.cut_at is None or desk.abandoned else now - desk.cut_at
             self._settle_by(verdict, item, value, error, late)
 
     def _judge(

@@ -55,10 +55,10 @@ class CancellationToken:
         for callback in callbacks.values():
             try:
                 callback()
-            except Exception as error:  # noqa: BLE001 - raised below, with the others
+            except BaseException as error:  # noqa: BLE001 - raised below, with the others
                 errors.append(error)
         if errors:
-            raise ExceptionGroup("callbacks of a cancellation token raised", errors)
+            raise BaseExceptionGroup("callbacks of a cancellation token raised", errors)
         return True
 
     def raise_if_cancelled(self) -> None:

@@ -1,6 +1,21 @@
 """Out of the group that a nursery makes, the one error that somebody can catch."""
 
-__all__ = ["sole"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["sole", "unwrapped"]
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Let the one error of the nursery inside come out as itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = sole(group)
+        if error is None:
+            raise
+        raise error from error.__cause__
 
 
 def sole(group: BaseExceptionGroup[BaseException]) -> BaseException | None:

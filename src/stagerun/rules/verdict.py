@@ -2,7 +2,7 @@
 
 Precedence when several things strike in the same tick, first match wins:
 
-1. A result that was returned within the attempt's deadline counts, whatever else was asked for.
+1. A result that was returned before the attempt's deadline counts, whatever else was asked for.
 2. The item's budget is spent: ``timed_out``, cause ``deadline``.
 3. The run's deadline has passed: ``timed_out``, cause ``run_deadline``.
 4. The run is stopping and the attempt was cut, obeyed the token, or would have been tried again:
@@ -81,7 +81,7 @@ Verdict = Done | Again | Ended
 
 def decide(attempt: Attempt, stage: Stage, stop: Stop | None, jitter: float) -> Verdict:
     """Decide what becomes of an item. *jitter* is a fair draw from 0 to 1."""
-    if attempt.returned and attempt.ended <= attempt.deadline:
+    if attempt.returned and attempt.ended < attempt.deadline:
         return Done()
     budget_end = attempt.first_started + (stage.deadline or math.inf)
     if attempt.ended >= budget_end:
@@ -99,7 +99,7 @@ def decide(attempt: Attempt, stage: Stage, stop: Stop | None, jitter: float) -> 
 
 def _by_attempt(attempt: Attempt, stage: Stage, budget_end: float, jitter: float) -> Again | Ended:
     retry = stage.retry
-    if attempt.ended > attempt.deadline or attempt.cut or attempt.error is None:
+    if attempt.ended >= attempt.deadline or attempt.cut or attempt.error is None:
         message = _overrun("attempt_deadline", stage, attempt)
         ended = Ended(Outcome.TIMED_OUT, ItemCause.ATTEMPT_DEADLINE, message)
         wanted = retry.timeouts

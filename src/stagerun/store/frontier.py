@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from stagerun.model.stage import Kind
 from stagerun.store.driver import Question
@@ -77,14 +77,7 @@ class Place:
 
     def names(self, **more: Any) -> dict[str, Any]:
         """Return the parameters of a statement about this place."""
-        return {
-            "run": self.run,
-            "generation": self.generation,
-            "stage": self.stage,
-            "origin": self.origin,
-            "before": self.before,
-            **more,
-        }
+        return asdict(self) | more
 
 
 # The stage's own row and that of the one before it. Whether the outcome in row i counts there.
@@ -101,12 +94,26 @@ _OPEN = f"""NOT EXISTS (SELECT 1 FROM items i JOIN here s
                           AND {_COUNTS})"""  # noqa: S608 - constants alone
 _SUPERSEDED = """EXISTS (SELECT 1 FROM superseded u
                          WHERE u.run = :run AND u.stage = {origin} AND u.item = {item})"""
+# What the stage before has passed on.
+_RESULTS = """
+    FROM items w JOIN upstream b
+    LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
+                       AND v.generation = w.generation
+    WHERE w.run = :run AND w.stage = :stage - 1 AND w.outcome = 0 AND w.generation >= b.since"""
 # Items made for, or by, a stage: which rows of emissions, and from which generation on they count.
 _MADE = {
     "source": "w.parent = 0",
     "children": "w.parent > 0 AND w.generation >= (SELECT since FROM upstream)",
     "groups": "w.parent = 0 AND w.generation >= (SELECT since FROM here)",
 }
+
+
+def _given(place: Place) -> tuple[str, str]:
+    """Return what was given to a stage and counts, as row w: its value, and where it stands."""
+    if place.feed == "results":
+        return "coalesce(w.result, v.value)", _RESULTS
+    made_here = f"w.run = :run AND w.stage = :stage AND {_MADE[place.feed]}"
+    return "w.value", f"FROM emissions w WHERE {made_here}"
 
 
 def waiting(place: Place, below: int, after: int) -> Question[list[tuple[int, bytes, bool]]]:
@@ -116,30 +123,13 @@ def waiting(place: Place, below: int, after: int) -> Question[list[tuple[int, by
     number (a collect stage, for its groups: one more): what comes later is handed on in memory, so
     nothing is given twice. A superseded item is to end ``skipped`` without being run.
     """
-    superseded = _SUPERSEDED.format(origin=":origin", item="w.item")
-    if place.feed == "results":
-        sql = f"""
-            WITH {_FLOORS}
-            SELECT w.item, coalesce(w.result, v.value), {superseded}
-            FROM items w JOIN upstream b
-            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
-                               AND v.generation = w.generation
-            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item > :after AND w.outcome = 0
-              AND w.generation >= b.since AND w.generation < :below AND {_OPEN}
-            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
-    else:
-        sql = f"""
-            WITH {_FLOORS}
-            SELECT w.item, w.value, {superseded} FROM emissions w
-            WHERE w.run = :run AND w.stage = :stage AND w.item > :after
-              AND {_MADE[place.feed]} AND w.generation < :below AND {_OPEN}
-            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
-
-    def ask(connection: sqlite3.Connection) -> list[tuple[int, bytes, bool]]:
-        rows = connection.execute(sql, place.names(below=below, after=after, page=PAGE))
-        return [(item, value, bool(void)) for item, value, void in rows.fetchall()]
-
-    return ask
+    value, given = _given(place)
+    sql = f"""
+        WITH {_FLOORS}
+        SELECT w.item, {value}, {_SUPERSEDED.format(origin=":origin", item="w.item")} {given}
+          AND w.item > :after AND w.generation < :below AND {_OPEN}
+        ORDER BY w.item LIMIT :page"""
+    return _page(sql, place.names(below=below, after=after, page=PAGE))
 
 
 def settled(place: Place, after: int) -> Question[list[int]]:
@@ -160,22 +150,22 @@ def settled(place: Place, after: int) -> Question[list[int]]:
 
 def made(place: Place) -> Question[int]:
     """Ask how many items that count were made for a stage, superseded ones included."""
-    sql = f"""WITH {_FLOORS} SELECT count(*) FROM emissions w
-              WHERE w.run = :run AND w.stage = :stage AND {_MADE[place.feed]}"""  # noqa: S608 - constants alone
-    return _number(sql, place.names())
+    sql = f"WITH {_FLOORS} SELECT count(*) {_given(place)[1]}"
+    return _first(sql, place.names())
 
 
-def last_number(run: int, stage: int) -> Question[int]:
+def last_first(run: int, stage: int) -> Question[int]:
     """Ask for the greatest number of an item made for, or by, a stage; numbers go on there."""
     sql = "SELECT coalesce(max(item), 0) FROM emissions WHERE run = :run AND stage = :stage"
-    return _number(sql, {"run": run, "stage": stage})
+    return _first(sql, {"run": run, "stage": stage})
 
 
-def _number(sql: str, names: dict[str, Any]) -> Question[int]:
-    def ask(connection: sqlite3.Connection) -> int:
-        return int(connection.execute(sql, names).fetchone()[0])
+def _page(sql: str, names: dict[str, Any]) -> Question[list[Any]]:
+    return lambda connection: connection.execute(sql, names).fetchall()
 
-    return ask
+
+def _first(sql: str, names: dict[str, Any]) -> Question[Any]:
+    return lambda connection: next(iter(connection.execute(sql, names).fetchone() or ()), None)
 
 
 def children(place: Place, parent: int) -> Question[dict[Any, tuple[int, bytes]]]:
@@ -200,12 +190,7 @@ def key_holder(place: Place, key: bytes) -> Question[int | None]:
         WITH {_FLOORS} SELECT k.item FROM keys k JOIN here s
         WHERE k.run = :run AND k.stage = :stage AND k.key = :key AND k.generation >= s.since
           AND NOT {_SUPERSEDED.format(origin=":origin", item="k.item")}"""  # noqa: S608 - constants alone
-
-    def ask(connection: sqlite3.Connection) -> int | None:
-        row = connection.execute(sql, place.names(key=key)).fetchone()
-        return None if row is None else int(row[0])
-
-    return ask
+    return _first(sql, place.names(key=key))
 
 
 def supersede(run: int, stage: int, item: int) -> Statement:
@@ -250,15 +235,13 @@ _LED = _MEMBER.replace("m.item = {o}.item", "{o}.item = +m.item")
 
 @frozen
 class _Upstream:
-    """The parts of a query over the upstream outcomes of a collect stage."""
+    """The parts of a query over the upstream outcomes of a collect stage; *o*: their alias."""
 
     o: str
-    """The alias of the row that is an outcome."""
     table: str
     outcome: str
     value: str
     where: str
-    """The rest of the joins, and the conditions."""
 
     @classmethod
     def of(cls, place: Place) -> "_Upstream":
@@ -284,11 +267,7 @@ def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, byt
         FROM {up.table} {up.where} AND {up.o}.item > :after
           AND NOT EXISTS (SELECT 1 FROM members m WHERE {_MEMBER.format(o=up.o)})
         ORDER BY {up.o}.item LIMIT :page"""  # noqa: S608 - constants alone
-
-    def ask(connection: sqlite3.Connection) -> list[tuple[int, int, int, bytes | None]]:
-        return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
-
-    return ask
+    return _page(sql, place.names(after=after, page=PAGE))
 
 
 def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, int, bytes | None]]]:
@@ -299,12 +278,7 @@ def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, in
         FROM members m CROSS JOIN {up.table} {up.where}
           AND m.key = :key AND m.item > :after AND {_LED.format(o=up.o)}
         ORDER BY m.item LIMIT :page"""  # noqa: S608 - constants alone
-
-    def ask(connection: sqlite3.Connection) -> list[tuple[int, int, bytes | None]]:
-        names = place.names(key=key, after=after, page=PAGE)
-        return connection.execute(sql, names).fetchall()
-
-    return ask
+    return _page(sql, place.names(key=key, after=after, page=PAGE))
 
 
 # The groups as the members make them now, with a fingerprint of who is in them with which outcome,
@@ -358,7 +332,7 @@ def make_groups(place: Place, fresh: int) -> Statement:
     """Return the statement that makes new groups items; after ``supersede_groups``."""
     sql = f"""INSERT INTO emissions
               {_groups(place)}
-              SELECT :run, :stage, row_number() OVER (ORDER BY formed.first) +
+              SELECT :run, :stage, row_first() OVER (ORDER BY formed.first) +
                      (SELECT coalesce(max(item), 0) FROM emissions
                       WHERE run = :run AND stage = :stage),
                      :generation, 0, formed.key, formed.mark, formed.key {_FRESH}"""  # noqa: S608 - constants alone
@@ -367,45 +341,19 @@ def make_groups(place: Place, fresh: int) -> Statement:
 
 def results(place: Place, after: int) -> Question[list[tuple[int, bytes]]]:
     """Ask for a run's results after number *after*; *place* is the one behind the last stage."""
-    superseded = _SUPERSEDED.format(origin=":origin", item="w.item")
-    if place.feed == "children":
-        sql = f"""
-            WITH {_FLOORS} SELECT w.item, w.value FROM emissions w
-            WHERE w.run = :run AND w.stage = :stage AND w.item > :after AND {_MADE["children"]}
-              AND NOT {superseded} ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
-    else:
-        sql = f"""
-            WITH {_FLOORS} SELECT w.item, coalesce(w.result, v.value)
-            FROM items w JOIN upstream b
-            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
-                               AND v.generation = w.generation
-            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item > :after AND w.outcome = 0
-              AND w.generation >= b.since AND NOT {superseded}
-            ORDER BY w.item LIMIT :page"""  # noqa: S608 - constants alone
-
-    def ask(connection: sqlite3.Connection) -> list[tuple[int, bytes]]:
-        return connection.execute(sql, place.names(after=after, page=PAGE)).fetchall()
-
-    return ask
+    value, given = _given(place)
+    sql = f"""
+        WITH {_FLOORS} SELECT w.item, {value} {given} AND w.item > :after
+          AND NOT {_SUPERSEDED.format(origin=":origin", item="w.item")}
+        ORDER BY w.item LIMIT :page"""
+    return _page(sql, place.names(after=after, page=PAGE))
 
 
 def entered(place: Place, item: int) -> Question[bytes | None]:
     """Ask for the value that an item went into a stage with; None when it was never stored."""
-    if place.feed == "results":
-        sql = f"""
-            WITH {_FLOORS} SELECT coalesce(w.result, v.value) FROM items w JOIN upstream b
-            LEFT JOIN results v ON v.run = w.run AND v.stage = w.stage AND v.item = w.item
-                               AND v.generation = w.generation
-            WHERE w.run = :run AND w.stage = :stage - 1 AND w.item = :item AND w.outcome = 0
-              AND w.generation >= b.since"""  # noqa: S608 - constants alone
-    else:
-        sql = "SELECT value FROM emissions WHERE run = :run AND stage = :stage AND item = :item"
-
-    def ask(connection: sqlite3.Connection) -> bytes | None:
-        row = connection.execute(sql, place.names(item=item)).fetchone()
-        return None if row is None else bytes(row[0])
-
-    return ask
+    value, given = _given(place)
+    sql = f"WITH {_FLOORS} SELECT {value} {given} AND w.item = :item"
+    return _first(sql, place.names(item=item))
 
 
 def next_generation(

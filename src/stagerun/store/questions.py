@@ -10,12 +10,14 @@ from typing import Any
 from attrs import frozen
 
 from stagerun.model.outcome import Failure, ItemCause, Outcome, StageOutcome
+from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.store import codec
 from stagerun.store.driver import Question
 
 __all__ = [
     "PAGE",
     "Group",
+    "KnownRun",
     "children",
     "group_count",
     "group_page",
@@ -196,15 +198,47 @@ def last_results(
     return ask
 
 
-def run_of_key(request_key: str) -> Question[tuple[str, int, int] | None]:
-    """Ask which run was started with an idempotency key: its id, number and generation."""
+@frozen
+class KnownRun:
+    """A run that is on disk already, and how it ended if it has."""
 
-    def ask(connection: sqlite3.Connection) -> tuple[str, int, int] | None:
-        sql = "SELECT id, run, generation FROM runs WHERE request_key = ?"
-        row: tuple[str, int, int] | None = connection.execute(sql, (request_key,)).fetchone()
-        return row
+    id: str
+    run: int
+    generation: int
+    ending: Ending | None
+    counts: tuple[Counts, ...]
+    seconds: float
+
+
+def run_of_key(request_key: str) -> Question[KnownRun | None]:
+    """Ask which run was started with an idempotency key."""
+
+    def ask(connection: sqlite3.Connection) -> KnownRun | None:
+        row = connection.execute(
+            "SELECT r.id, r.run, r.generation, g.status, g.cause, g.message, g.error_code,"
+            " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
+            " FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation"
+            " WHERE r.request_key = ?",
+            (request_key,),
+        ).fetchone()
+        if row is None:
+            return None
+        identifier, run, generation, status, cause, message, code, seconds = row
+        ending = None if cause is None else Ending(Status(status), Cause(cause), message, code)
+        return KnownRun(
+            identifier, run, generation, ending, _counts(connection, run, generation), seconds
+        )
 
     return ask
+
+
+def _counts(connection: sqlite3.Connection, run: int, generation: int) -> tuple[Counts, ...]:
+    columns = ("name", "accepted", "in_flight", *(outcome.label for outcome in Outcome))
+    rows = connection.execute(
+        f"SELECT {', '.join(columns)} FROM stages WHERE run = ? AND generation = ? ORDER BY stage",  # noqa: S608 - constants
+        (run, generation),
+    ).fetchall()
+    return tuple(Counts(**dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def open_owners(but: int) -> Question[list[tuple[int, str, int, int]]]:
