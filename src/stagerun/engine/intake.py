@@ -8,7 +8,7 @@ from attrs import frozen
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.source import Source, source_of
-from stagerun.errors import UsageError
+from stagerun.errors import StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.store import codec, writes
@@ -111,19 +111,22 @@ async def accept(
 
 async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -> None:
     """Store a list in chunks; the run begins with the last one."""
-    encoded, first = list[bytes](), 1
-    for position, value in enumerate(source.items, 1):
-        try:
+    encoded, first, position = list[bytes](), 1, 0
+    try:
+        for position, value in enumerate(source.items, 1):
             encoded.append(codec.encode(value))
-        except Exception as error:
-            message = f"item {position} of the list cannot be stored ({codec.words(error, 300)})"
-            ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
-            await recorder.write(writes.end_queued(run, 1, ending, env.now_us()))
-            raise UsageError(
-                f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
-            ) from error
-        if len(encoded) == _CHUNK and position < len(source.items):
-            await recorder.write(writes.more_items(run, first, encoded))
-            encoded, first = [], position + 1
+            if len(encoded) == _CHUNK and position < len(source.items):
+                await recorder.write(writes.more_items(run, first, encoded))
+                encoded, first = [], position + 1
+    except StoreError:
+        raise
+    except Exception as error:
+        place = first + len(encoded)
+        message = f"item {place} of the list cannot be stored ({codec.words(error, 300)})"
+        ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
+        await recorder.write(writes.end_queued(run, 1, ending, env.now_us()))
+        raise UsageError(
+            f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
+        ) from error
     rows = writes.store_items(run, first, encoded)
     await recorder.write(writes.begin(run, 1, env.now_us(), rows))

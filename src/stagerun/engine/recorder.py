@@ -131,6 +131,10 @@ class Recorder:
         """From now on show the owner's life; *on_ended* hears when somebody has ended it."""
         self._heart = (owner, on_ended)
 
+    def stop_beating(self) -> None:
+        """Show no more life: the owner ends in an orderly way."""
+        self._heart = None
+
     def fail(self, error: StoreError) -> None:
         """Let everybody who waits know that nothing will ever be committed again."""
         self._broken = error

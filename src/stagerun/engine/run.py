@@ -30,6 +30,7 @@ from stagerun.engine.source import Source, SourceActor
 from stagerun.engine.stage import StageActor
 from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
+from stagerun.logs import RunLog
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.rules.lifecycle import conclude, stage_status
@@ -42,6 +43,8 @@ __all__ = ["RunActor"]
 _MARGIN = 0.5
 """Seconds beyond the grace after which a run's ending is written whatever still runs."""
 
+_VOICE = {Status.SUCCEEDED: RunLog.info, Status.CANCELLED: RunLog.warning}
+"""How loudly an ending is said; the others are errors."""
 _STOPS = {
     Status.CANCELLED: Stop.REQUESTED,
     Status.TIMED_OUT: Stop.RUN_DEADLINE,
@@ -58,6 +61,7 @@ class RunActor:
         self.source = source
         self.actors: list[StageActor] = []
         self.begun = False
+        """Set when it is conducted, or had ended before."""
         self.done = trio.Event()
         """Set when the ending is committed, or known never to be."""
         self.error: StoreError | None = None
@@ -260,8 +264,8 @@ class RunActor:
             survivors=[str(survivor) for survivor in hub.survivors],
         )
         self._seconds = seconds = trio.current_time() - self._began
-        speak = hub.log.info if ending.status is Status.SUCCEEDED else hub.log.error
-        speak("run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
+        speak = _VOICE.get(ending.status, RunLog.error)
+        speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
         await hub.recorder.flush(ledger)
 

@@ -21,7 +21,7 @@ from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.unwrap import unwrapped
-from stagerun.errors import RuntimeClosedError, StagerunError, StoreError, UsageError
+from stagerun.errors import RuntimeClosedError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
@@ -212,19 +212,21 @@ class Runtime:
         """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""
         with trio.CancelScope(shield=True):
             try:
-                birth.actor = await self._accept(order, token)
-            except (StagerunError, BaseExceptionGroup) as error:
+                birth.actor = actor = await self._accept(order, token)
+                birth.over.set()
+                if not actor.begun:
+                    trio.lowlevel.current_task().name = f"run {actor.hub.id}"
+                    if self._closing:
+                        actor.stop(_SHUT_DOWN)
+                    await self._conduct(actor)
+            except Exception as error:
+                if birth.over.is_set():
+                    raise  # a defect: it concerns the runtime, not whoever asked for the run
                 birth.error = error
             finally:
                 birth.over.set()
-            actor = birth.actor
-            if actor is not None and actor.hub.id in self._runs and not actor.begun:
-                trio.lowlevel.current_task().name = f"run {actor.hub.id}"
-                if self._closing:
-                    actor.stop(_SHUT_DOWN)
-                await self._conduct(actor)
-            del self._births[birth]
-            self._quiet.unpark_all()
+                del self._births[birth]
+                self._quiet.unpark_all()
 
     async def _accept(self, order: Order, token: CancellationToken | None) -> RunActor:
         identifier = self._env.new_id()
@@ -360,6 +362,7 @@ class Runtime:
         while self._births:
             await self._quiet.park()
         self._house.cancel(reason="the runtime is left")
+        self._recorder.stop_beating()
         try:
             await self._recorder.write(writes.end_owner(self._owner, self._env.now_us()))
         except StoreError:

@@ -8,6 +8,7 @@ it does not heed that.
 import inspect
 import math
 import time
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -217,16 +218,26 @@ class SourceActor:
 
     async def _feed_blocking(self, items: Iterator[Any]) -> None:
         """Feed from an iterator that may block, so it waits in a thread."""
-        more = True
-        while more:
-            chunk = list[Any]()
-            try:
-                more = await self._maybe_in_thread(_pull, items, chunk)
-            except BaseException:
-                with trio.CancelScope(shield=True):
-                    await self._feed(chunk.copy())  # what it gave before it raised, or hung
-                raise
-            await self._feed(chunk)
+        pull = _Pull(items)
+        try:
+            while not pull.exhausted:
+                async with trio.open_nursery() as nursery:
+                    filled = trio.Event()
+                    nursery.start_soon(self._fill, pull, filled)
+                    with trio.move_on_after(_PATIENCE):
+                        await filled.wait()
+                    await self._feed(pull.take())  # what is there does not wait for what is slow
+                await self._feed(pull.take())
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._feed(pull.take())  # what it gave before it raised, or hung
+            raise
+        if pull.error is not None:
+            raise pull.error
+
+    async def _fill(self, pull: "_Pull", filled: trio.Event) -> None:
+        await self._maybe_in_thread(pull.fill)
+        filled.set()
 
     async def _feed_stored(self) -> None:
         """Feed items from the database: it has them in order, and memory need not."""
@@ -240,6 +251,8 @@ class SourceActor:
 
     async def _feed(self, chunk: list[Any]) -> None:
         """Accept items, and wait for room for each of them."""
+        if not chunk:
+            return
         self._rest()
         hub, keep = self._hub, self._source.kind == "iterator"
         if not keep:
@@ -296,11 +309,30 @@ def _wants_params(function: Any) -> bool:
     return any(p.name == "params" or p.default is inspect.Parameter.empty for p in parameters)
 
 
-def _pull(iterator: Iterator[Any], chunk: list[Any]) -> bool:
-    """Fill *chunk*: many items from a quick source, one from a slow one; False at the end."""
-    until = time.monotonic() + _PATIENCE
-    for value in iterator:
-        chunk.append(value)
-        if len(chunk) >= _CHUNK or time.monotonic() > until:
-            return True
-    return False
+class _Pull:
+    """Takes items out of an iterator in a thread; what is out already can be had meanwhile."""
+
+    def __init__(self, iterator: Iterator[Any]) -> None:
+        self.exhausted = False
+        self.error: BaseException | None = None
+        self._iterator = iterator
+        self._out: deque[Any] = deque()
+
+    def fill(self) -> None:
+        """Take out a few: many of a quick iterator, one of a slow one."""
+        until = time.monotonic() + _PATIENCE
+        try:
+            for value in self._iterator:
+                self._out.append(value)
+                if len(self._out) >= _CHUNK or time.monotonic() > until:
+                    return
+        except BaseException as error:  # noqa: BLE001 - raised once its items are accepted
+            self.error = error
+        self.exhausted = True
+
+    def take(self) -> list[Any]:
+        """Return what is out, once."""
+        given = []
+        while self._out:
+            given.append(self._out.popleft())
+        return given

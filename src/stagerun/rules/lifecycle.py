@@ -28,7 +28,7 @@ def conclude(pipeline: Pipeline, counts: Sequence[Counts], source: Ending | None
             f" {pipeline.least_ok:.0%}"
         )
         return Ending(Status.FAILED, Cause.LEAST_OK, message)
-    message = f"all work is done; {lost} items failed on the way" if lost else "all work is done"
+    message = f"all work is done; {lost} items did not come through" if lost else "all work is done"
     return Ending(Status.SUCCEEDED, Cause.COMPLETED, message)
 
 
@@ -42,12 +42,14 @@ def enough(stage: Stage, counts: Counts) -> bool:
 def stage_status(stage: Stage, counts: Counts, ending: Ending | None) -> str:
     """Return the word for where a stage stands once no more work comes to it.
 
-    *ending* is how the run ended, or None while the run goes on behind the stage.
+    *ending* is how the run was stopped while the stage was at work; None: the stage is through.
     """
     if counts.accepted == 0:
         return "skipped"
+    if ending is not None:
+        return ending.status.value
     if counts.in_flight or counts.waiting:
-        return ending.status.value if ending is not None else "running"
+        return "running"
     return "succeeded" if enough(stage, counts) else "failed"
 
 

@@ -1,5 +1,6 @@
 """The documents that people and programs read: ``show``, ``runs``, ``logs``, ``stats``."""
 
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -329,4 +330,4 @@ def _quantile(ordered: Sequence[float], share: float) -> float | None:
     """Return the nearest-rank quantile of ordered values."""
     if not ordered:
         return None
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[math.ceil(share * len(ordered)) - 1]

@@ -154,7 +154,7 @@ def made(place: Place) -> Question[int]:
     return _first(sql, place.names())
 
 
-def last_first(run: int, stage: int) -> Question[int]:
+def last_number(run: int, stage: int) -> Question[int]:
     """Ask for the greatest number of an item made for, or by, a stage; numbers go on there."""
     sql = "SELECT coalesce(max(item), 0) FROM emissions WHERE run = :run AND stage = :stage"
     return _first(sql, {"run": run, "stage": stage})
@@ -332,7 +332,7 @@ def make_groups(place: Place, fresh: int) -> Statement:
     """Return the statement that makes new groups items; after ``supersede_groups``."""
     sql = f"""INSERT INTO emissions
               {_groups(place)}
-              SELECT :run, :stage, row_first() OVER (ORDER BY formed.first) +
+              SELECT :run, :stage, row_number() OVER (ORDER BY formed.first) +
                      (SELECT coalesce(max(item), 0) FROM emissions
                       WHERE run = :run AND stage = :stage),
                      :generation, 0, formed.key, formed.mark, formed.key {_FRESH}"""  # noqa: S608 - constants alone

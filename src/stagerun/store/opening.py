@@ -40,6 +40,9 @@ def connect(path: str | Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
+        _check_version(connection, new=True)
+        if _version(connection) == 0:
+            _refuse_foreign(connection)  # before anything is changed in it
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
         connection.execute("PRAGMA cache_size = -16384")

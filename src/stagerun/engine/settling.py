@@ -1,0 +1,191 @@
+"""What becomes of an item after an attempt: the second half of a stage actor."""
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from stagerun.engine.desk import Desk, Item
+from stagerun.engine.hub import Hub
+from stagerun.engine.mailbox import Mailbox
+from stagerun.engine.register import Register
+from stagerun.logs import RunLog
+from stagerun.model.outcome import DROP, ItemCause, Outcome
+from stagerun.model.stage import Stage
+from stagerun.rules.verdict import Again, Attempt, Done, Ended, decide
+from stagerun.store import codec
+
+if TYPE_CHECKING:
+    from stagerun.engine.stage import StageActor
+
+__all__ = ["SUPERSEDED", "Settling"]
+
+_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+"""Types that the store gives back as they were; other results are handed on as it would."""
+SUPERSEDED = Ended(Outcome.SKIPPED, ItemCause.SUPERSEDED, "its parent gave something else")
+
+
+class Settling:
+    """Decides, records and passes on. ``StageActor`` adds who works, and when."""
+
+    def __init__(self, stage: Stage, index: int, hub: Hub) -> None:
+        self.stage = stage
+        self.index = index
+        self.hub = hub
+        self.follower: StageActor | None = None
+        self.register = Register(stage, index, hub)
+        self.log: RunLog = self.register.log
+        self.mailbox = Mailbox(self.room_needed(stage))
+        self._voided: set[int] = set()
+        """Items in flight whose outcome will not count."""
+        self._decode = codec.decoder(stage.value_type)
+        self._plain = {t for t in _PLAIN if stage.value_type in (Any, t)}
+
+    @staticmethod
+    def room_needed(stage: Stage) -> int:
+        """Return how many items may wait in front of *stage*."""
+        return stage.buffer
+
+    def put(self, item: Item) -> None:
+        """Take an item in. Defined by the actor."""
+        raise NotImplementedError
+
+    def come_back(self, at: float) -> None:
+        """Look again at time *at*, when an item's pause is over. Defined by the actor."""
+        raise NotImplementedError
+
+    def settle_all(
+        self, desk: Desk, *, returned: bool, value: Any, error: BaseException | None
+    ) -> None:
+        """Settle what is in hand, and lay it down."""
+        for item in desk.items:
+            self.settle(desk, item, returned=returned, value=value, error=error)
+        desk.end()
+
+    def settle(
+        self, desk: Desk, item: Item, *, returned: bool, value: Any, error: BaseException | None
+    ) -> None:
+        """Decide what becomes of an item after an attempt, and do it."""
+        now = trio.current_time()
+        if item.number in self._voided:
+            self._voided.discard(item.number)
+            self.fail(item, SUPERSEDED, None)
+        elif returned and now < desk.deadline:  # decide() would say Done
+            self.succeed(item, value, now)
+        elif desk.cut_at is not None and self.hub.stop is None and desk.cut_for_another(item):
+            item.attempts -= 1  # the deadline of another item in its batch was not its own
+            self._try_again(item, now)
+        else:
+            verdict = self._judge(desk, item, now, error, returned=returned)
+            late = None if desk.cut_at is None or desk.abandoned else now - desk.cut_at
+            self._settle_by(verdict, item, value, error, late)
+
+    def _judge(
+        self, desk: Desk, item: Item, now: float, error: BaseException | None, *, returned: bool
+    ) -> Done | Again | Ended:
+        attempt = Attempt(
+            number=item.attempts,
+            first_started=item.started + item.waited,
+            started=desk.started,
+            ended=now,
+            deadline=desk.deadline,
+            cut=desk.was_cut,
+            error=error,
+            returned=returned,
+        )
+        try:
+            return decide(attempt, self.stage, self.hub.stop, self.hub.env.jitter())
+        except BaseException as broken:  # noqa: BLE001 - the user's Retry.on may raise anything
+            message = f"Retry.on of stage {self.stage.name} raised {codec.words(broken)}"
+            return Ended(Outcome.FAILED, ItemCause.ERROR, message)
+
+    def _settle_by(
+        self,
+        verdict: Done | Again | Ended,
+        item: Item,
+        value: Any,
+        error: BaseException | None,
+        late: float | None,
+    ) -> None:
+        now = trio.current_time()
+        match verdict:
+            case Done():
+                self.succeed(item, value, now)
+            case Again(at, why):
+                self.log.debug("item %d: %s; tried again in %.3f s", item.number, why, at - now)
+                self._try_again(item, at)
+            case Ended():
+                self.fail(item, verdict, error, late)
+
+    def _try_again(self, item: Item, at: float) -> None:
+        item.due = at
+        self.mailbox.park(item, at)
+        self.come_back(at)
+
+    def succeed(self, item: Item, value: Any, now: float) -> None:
+        """Record a result and pass it on, if it can be stored; else the item fails."""
+        if value is DROP:
+            self.register.outcome(item, Outcome.SKIPPED, None, now)
+            self.pass_nothing_on(item, Outcome.SKIPPED)
+            return
+        try:
+            encoded = codec.encode_result(value, self.stage.result_limit)
+            onward = self._check(value, encoded)
+        except BaseException as error:  # noqa: BLE001 - strange values, and `by` of a collector
+            message = _unstorable(self, value, error)
+            self.fail(item, Ended(Outcome.FAILED, ItemCause.RESULT, message), error)
+            return
+        self.register.outcome(item, Outcome.OK, encoded, now)
+        self.pass_on(item, onward)
+
+    def _check(self, value: Any, encoded: bytes) -> Any:
+        """Return a result as it goes on. Raises when it cannot be read back."""
+        if self.follower is not None:
+            return self.follower.welcome(value, encoded)
+        return value if type(value) in _PLAIN else codec.decode(encoded)
+
+    def fail(
+        self,
+        item: Item,
+        ended: Ended,
+        error: BaseException | None,
+        late: float | None = None,
+    ) -> None:
+        """Record that an item ends here without a result, with its cause and its error."""
+        self.register.failure(item, ended, error, late)
+        self.pass_nothing_on(item, ended.outcome)
+
+    def pass_on(self, item: Item, value: Any) -> None:
+        """Hand a result to the next stage."""
+        if self.follower is not None:
+            item.hand_on(value)
+            self.follower.receive(item)
+
+    def pass_nothing_on(self, item: Item, outcome: Outcome) -> None:
+        """Let the next stage know that an item has no result; only a collect stage cares."""
+        if self.follower is not None:
+            self.follower.miss(item, outcome)
+
+    def welcome(self, value: Any, encoded: bytes) -> Any:
+        """Return a result as this stage gets it: as the store would give it after a restart."""
+        return value if type(value) in self._plain else self._decode(encoded)
+
+    def restore(self, encoded: bytes) -> Any:
+        """Return a stored value as this stage gets it."""
+        return self._decode(encoded)
+
+    def receive(self, item: Item) -> None:
+        """Take over an item from the stage before. A collect stage enlists it instead."""
+        self.put(item)
+
+    def miss(self, item: Item, outcome: Outcome) -> None:
+        """Hear that an item of the stage before has no result."""
+
+
+def _unstorable(actor: Settling, value: Any, error: BaseException) -> str:
+    follower = "" if actor.follower is None else f", or not given to {actor.follower.stage.name}"
+    return (
+        f"stage {actor.stage.name} returned a {type(value).__name__} that cannot be stored"
+        f"{follower} ({codec.words(error, 300)}): return numbers, text, bytes, lists, dicts,"
+        f" dataclasses or attrs classes of at most {actor.stage.result_limit} bytes,"
+        " or the place of a file"
+    )
