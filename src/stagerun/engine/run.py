@@ -95,18 +95,32 @@ class RunActor:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
                     source = self._cast(nursery)
-                    ending = await self._work(source)
+                    try:
+                        ending = await self._work(source)
+                    except BaseException:
+                        self._drop(source)
+                        raise
                 await self._write_ending(ending)
         except StoreError as error:
             self.error = error  # open_runtime raises it; whoever waits for this run gets it too
         except BaseExceptionGroup as group:
             lost = sole(group)
             if not isinstance(lost, StoreError):
+                message = f"a defect of stagerun: {codec.words(lost or group)}"
+                with trio.CancelScope(shield=True):
+                    await self._write_ending(Ending(Status.FAILED, Cause.INTERNAL, message))
                 raise
             self.error = lost
         finally:
             remove()
             self.done.set()
+
+    def _drop(self, source: SourceActor) -> None:
+        """Stop all work without a word: the database, or the engine itself, has failed."""
+        self.hub.stop = self.hub.stop or Stop.RUN_FAILED
+        source.stop()
+        for actor in self.actors:
+            actor.stop(at_once=True)
 
     def _cast(self, nursery: trio.Nursery) -> SourceActor:
         """Make the stage actors, each knowing the one behind it, and the source before them."""
