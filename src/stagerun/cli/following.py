@@ -54,7 +54,7 @@ def _watched(reader: Reader, document: dict[str, Any], *, as_json: bool) -> dict
             board = Board(lambda: _progress(document), under_way=_seconds_under_way(document))
             keep = as_json or not sys.stdout.isatty()
             stack.enter_context(Screen().bars(board, keep=keep))
-        while document["finished_at"] is None:
+        while document["finished_at"] is None and document["verdict"] != "dead":
             if not bars and (line := _line(document)) != seen:
                 complain(line)
                 seen = line
@@ -117,7 +117,8 @@ def print_logs(
                     write_json(line, sys.stdout, compact=True)
                 else:
                     say(screen, log_text(line))
-            if not follow or (document["finished_at"] is not None and not lines):
+            ended = document["finished_at"] is not None or document["verdict"] == "dead"
+            if not follow or (ended and not lines):
                 return SUCCEEDED
             if not lines:
                 time.sleep(_EVERY)

@@ -55,6 +55,7 @@ class Desk:
         "limiter",
         "opening",
         "resource",
+        "runs_on",
         "scope",
         "started",
     )
@@ -76,6 +77,8 @@ class Desk:
         """Set when the worker was given up: what it does from now on is void."""
         self.ctx: Context | None = None
         """The context of this attempt, once it was asked for."""
+        self.runs_on = False
+        """Whether a thread of this attempt goes on after the cut: its end is noted later."""
         self.resource: Any = None
         self.limiter: trio.CapacityLimiter | None = None
 
@@ -111,7 +114,7 @@ class Desk:
                 item.waited += now - item.due
                 limit = min(limit, self.actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
-        self.ctx = None
+        self.ctx, self.runs_on = None, False
         self.actor.hub.ledger.in_flight[self.actor.index] += len(items)
         self.deadline = deadline = now + limit
         slack = limit * _SLACK if limit == self.actor.first_limit else 0.0

@@ -281,7 +281,7 @@ async def _in_thread(desk: Desk, function: Callable[[], Any]) -> Any:
         desk.limiter = None  # the thread that is left behind keeps its token
         survivor.left = True
         if not survivor.ended:
-            survivor.cut_at = trio.current_time()
+            survivor.cut_at, desk.runs_on = trio.current_time(), True
             hub.leave_behind(survivor)
         raise
 

@@ -76,7 +76,8 @@ class Settling:
             self._try_again(item, now)
         else:
             verdict = self._judge(desk, item, now, error, returned=returned)
-            late = None if desk.cut_at is None or desk.abandoned else now - desk.cut_at
+            unknown = desk.cut_at is None or desk.abandoned or desk.runs_on
+            late = None if unknown else now - (desk.cut_at or now)
             self._settle_by(verdict, item, value, error, late)
 
     def _judge(
