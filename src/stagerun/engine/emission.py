@@ -62,17 +62,18 @@ class Emitter:
             return
         number = self.actor.next_child()
         if known is not None:
-            self._supersede(ident, known[0])
+            self._supersede(known[0])
         hub, stage = self.actor.hub, self.actor.index + 1
-        row = (hub.ledger.run, stage, self.parent.number, ident, number, mark, encoded)
+        run, generation = hub.ledger.run, hub.ledger.generation
+        row = (run, stage, number, generation, self.parent.number, ident, mark, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
         if follower is not None:
             follower.receive(Item(number, onward))
 
     def close(self) -> None:
         """End a whole attempt: what it did not give again is superseded."""
-        for ident, (number, _) in self.earlier.items():
-            self._supersede(ident, number)
+        for number, _ in self.earlier.values():
+            self._supersede(number)
 
     def _ident(self, value: Any) -> int | bytes:
         follower = self.actor.follower
@@ -84,10 +85,8 @@ class Emitter:
         self._seen.add(key)
         return key
 
-    def _supersede(self, ident: Any, number: int) -> None:
+    def _supersede(self, number: int) -> None:
         hub, stage = self.actor.hub, self.actor.index + 1
-        place = (hub.ledger.run, stage, self.parent.number, ident)
-        for statement in writes.supersede(*place, number):
-            hub.post(Post.FIRST, statement)
+        hub.post(Post.STATEMENT, writes.supersede(hub.ledger.run, stage, number))
         if self.actor.follower is not None:
             self.actor.follower.void(number)

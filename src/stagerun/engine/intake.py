@@ -129,4 +129,4 @@ async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -
             f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
         ) from error
     rows = writes.store_items(run, first, encoded)
-    await recorder.write(writes.begin(run, 1, env.now_us(), rows))
+    await recorder.write(writes.begin(run, 1, env.now_us(), rows, len(source.items)))

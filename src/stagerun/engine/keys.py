@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stagerun.engine.ledger import Post
 from stagerun.model.outcome import ItemCause, Outcome
+from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Ended
 from stagerun.store import codec, questions
 
@@ -25,6 +26,10 @@ class Keys:
     def __init__(self, actor: "StageActor", key: Callable[[Any], Any]) -> None:
         self._actor = actor
         self._key = key
+        stages = actor.hub.pipeline.stages
+        self._place = (actor.hub.ledger.run, actor.index, origin(stages, actor.index))
+        self._void: set[int] = set()
+        """Items that were superseded here; the store may not know it yet."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()
 
     async def admit(self, item: "Item") -> bool:
@@ -43,18 +48,20 @@ class Keys:
         holder = self._recent.get(encoded)
         if holder is None:
             self._recent[encoded] = item.number
-            holder = await hub.store.ask(questions.key_holder(hub.ledger.run, index, encoded))
-        if holder is not None and holder != item.number:
+            holder = await hub.store.ask(questions.key_holder(self._place, encoded))
+        if holder is not None and holder != item.number and holder not in self._void:
             message = f"key {codec.words(item.key, 200)} belongs to item {holder}"
             ended = Ended(Outcome.SKIPPED, ItemCause.DUPLICATE, message)
             self._actor.fail(item, ended, None)
             return False
-        hub.post(Post.KEY, (hub.ledger.run, index, encoded, item.number))
+        ledger = hub.ledger
+        hub.post(Post.KEY, (ledger.run, index, encoded, ledger.generation, item.number))
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         return True
 
     def forget(self, number: int) -> None:
         """Let go of what an item holds: it was superseded, in the store too."""
+        self._void.add(number)
         for key in [key for key, holder in self._recent.items() if holder == number]:
             del self._recent[key]

@@ -184,7 +184,8 @@ class CollectActor(EachActor):
         return codec.encode(None if by is None else by(value))
 
     def _enlist(self, number: int, group: bytes) -> None:
-        self.hub.post(Post.MEMBER, (self.hub.ledger.run, self.index, group, number))
+        ledger = self.hub.ledger
+        self.hub.post(Post.MEMBER, (ledger.run, self.index, number, ledger.generation, group))
 
     def miss(self, item: Item, outcome: Outcome) -> None:
         """Enlist an item without a result by the value it went in with; skipped ones too.

@@ -44,7 +44,6 @@ class Post(Enum):
     ACCEPTED = "accepted"
     GROUPS = "groups"
     STAGE = "stage"
-    FIRST = "first"
     STATEMENT = "statement"
     ENDING = "ending"
     NUDGE = "nudge"
@@ -100,8 +99,6 @@ class Ledger:
     highest: float | None = None
     ending: Ending | None = None
     _rows: dict[Post, list[Any]] = field(init=False, factory=dict)
-    _firsts: list[Statement] = field(init=False, factory=list)
-    """What must be done before this batch's rows are written."""
     _others: list[Statement] = field(init=False, factory=list)
     """What must be done after them."""
     _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
@@ -177,8 +174,6 @@ class Ledger:
                 self.accepted[stage] += count
                 self._dirty.add(stage)
                 self._others.append(statement)
-            case Post.FIRST:
-                self._firsts.append(payload)
             case Post.STATEMENT:
                 self._others.append(payload)
             case Post.STAGE:
@@ -211,8 +206,7 @@ class Ledger:
         self._take_lines()
         counts = self.counts()
         self._take_progress(now, counts)
-        body: list[Statement | Rows] = [*self._firsts]
-        body += [
+        body: list[Statement | Rows] = [
             Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
             for post, rows in self._rows.items()
         ]
@@ -226,7 +220,7 @@ class Ledger:
         ]
         guard = writes.touch(self.run, self.generation, now, self.highest, self.report)
         body += self._others
-        self._rows, self._firsts, self._others, self._fresh = {}, [], [], []
+        self._rows, self._others, self._fresh = {}, [], []
         self._dirty = set()
         return Unit(guard, body)
 

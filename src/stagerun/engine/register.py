@@ -71,11 +71,12 @@ class Register:
             message = f"{message} (HTTP phase: {phase})"
         if ended.outcome not in _QUIET:
             self._last_error = (name or ended.cause.value, message)
-        self.outcome(item, ended.outcome, None, trio.current_time())
         detail = None if error is None else codec.detail(error)
         late_us = None if late is None else int(late * 1e6)
         row = (*self._place(item), ended.cause.value, message, name, detail, late_us)
+        # Before the item: a batch may end between them, and an outcome must have its reason.
         self._hub.post(Post.FAILURE, row, len(message))
+        self.outcome(item, ended.outcome, None, trio.current_time())
         speak = self.log.info if ended.outcome in _QUIET else self.log.warning
         label, code = ended.outcome.label, name or ended.cause.value
         speak("item %d %s (%s): %s", item.number, label, code, message, item=item.number)

@@ -174,12 +174,15 @@ class RunActor:
         count = await hub.store.ask(questions.group_count(hub.ledger.run, index))
         if not count:
             return
-        hub.post(Post.GROUPS, (index, count, writes.groups(hub.ledger.run, index, count)))
+        hub.post(
+            Post.GROUPS,
+            (index, count, writes.groups(hub.ledger.run, hub.ledger.generation, index, count)),
+        )
         await hub.recorder.flush(hub.ledger)
-        after = b""
-        while page := await hub.store.ask(questions.made_items(hub.ledger.run, index, 0, after)):
-            for ident, number, key in page:
-                after, group = ident, codec.decode(key)
+        after = 0
+        while page := await hub.store.ask(questions.made_items(hub.ledger.run, index, after)):
+            for number, key in page:
+                after, group = number, codec.decode(key)
                 actor.put(Item(number, group, key=group))
                 await actor.mailbox.room()
 

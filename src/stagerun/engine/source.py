@@ -243,9 +243,9 @@ class SourceActor:
         """Feed items from the database: it has them in order, and memory need not."""
         after = 0
         question = questions.made_items
-        while page := await self._hub.store.ask(question(self._hub.ledger.run, 0, 0, after)):
-            for ident, number, encoded in page:
-                after = ident
+        while page := await self._hub.store.ask(question(self._hub.ledger.run, 0, after)):
+            for number, encoded in page:
+                after = number
                 self._put(number, encoded)
                 await self._first.mailbox.room()
 
@@ -278,7 +278,7 @@ class SourceActor:
             hub.post(Post.ACCEPTED, 1)
             self._refuse(number, f"it cannot be stored: {codec.words(error)}", error)
             return
-        row = (hub.ledger.run, 0, 0, number, number, None, encoded)
+        row = (hub.ledger.run, 0, number, hub.ledger.generation, 0, number, None, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
         self._put(number, encoded)
 

@@ -33,28 +33,28 @@ PAGE = 500
 """Rows of one answer at most."""
 
 
-def made_items(
-    run: int, stage: int, parent: int, after: Any
-) -> Question[Sequence[tuple[Any, int, bytes]]]:
-    """Ask for items that *parent* made for *stage*: ident, number, value; in order of ident."""
+def made_items(run: int, stage: int, after: int) -> Question[Sequence[tuple[int, bytes]]]:
+    """Ask for items that no other item made: of the source, or groups. Number and value."""
 
-    def ask(connection: sqlite3.Connection) -> Sequence[tuple[Any, int, bytes]]:
+    def ask(connection: sqlite3.Connection) -> Sequence[tuple[int, bytes]]:
         return connection.execute(
-            "SELECT ident, item, value FROM emissions"
-            " WHERE run = ? AND stage = ? AND parent = ? AND ident > ? ORDER BY ident LIMIT ?",
-            (run, stage, parent, after, PAGE),
+            "SELECT item, value FROM emissions"
+            " WHERE run = ? AND stage = ? AND item > ? AND parent = 0 ORDER BY item LIMIT ?",
+            (run, stage, after, PAGE),
         ).fetchall()
 
     return ask
 
 
 def children(run: int, stage: int, parent: int) -> Question[dict[Any, tuple[int, bytes]]]:
-    """Ask for all that *parent* has given so far: ident to number and fingerprint."""
+    """Ask for all that *parent* has given and that still counts: ident to number, fingerprint."""
 
     def ask(connection: sqlite3.Connection) -> dict[Any, tuple[int, bytes]]:
         rows = connection.execute(
-            "SELECT ident, item, fingerprint FROM emissions"
-            " WHERE run = ? AND stage = ? AND parent = ?",
+            "SELECT ident, item, fingerprint FROM emissions e INDEXED BY emissions_by_parent"
+            " WHERE run = ? AND stage = ? AND parent = ? AND fingerprint IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM superseded s"
+            "  WHERE s.run = e.run AND s.stage = e.stage AND s.item = e.item)",
             (run, stage, parent),
         )
         return {ident: (item, mark) for ident, item, mark in rows.fetchall()}
@@ -62,12 +62,16 @@ def children(run: int, stage: int, parent: int) -> Question[dict[Any, tuple[int,
     return ask
 
 
-def key_holder(run: int, stage: int, key: bytes) -> Question[int | None]:
-    """Ask which item holds *key* in *stage*."""
+def key_holder(place: tuple[int, int, int], key: bytes) -> Question[int | None]:
+    """Ask which item holds *key*. *place*: run, stage, and the stage of its items' numbers."""
+    run, stage, origin = place
 
     def ask(connection: sqlite3.Connection) -> int | None:
         row = connection.execute(
-            "SELECT item FROM keys WHERE run = ? AND stage = ? AND key = ?", (run, stage, key)
+            "SELECT item FROM keys k WHERE run = ? AND stage = ? AND key = ?"
+            " AND NOT EXISTS (SELECT 1 FROM superseded s"
+            "  WHERE s.run = k.run AND s.stage = ? AND s.item = k.item)",
+            (run, stage, key, origin),
         ).fetchone()
         return None if row is None else int(row[0])
 
@@ -126,6 +130,8 @@ _CHILDREN = """
     CROSS JOIN (SELECT NULL AS cause, NULL AS message, NULL AS error) x
     CROSS JOIN (SELECT NULL AS value) v
     WHERE m.run = ? AND m.stage = ? AND m.key = ?
+      AND NOT EXISTS (SELECT 1 FROM superseded s
+                      WHERE s.run = m.run AND s.stage = m.stage AND s.item = m.item)
 """
 
 
@@ -179,7 +185,9 @@ def last_results(
     so its results are the items it made.
     """
     sql = (
-        "SELECT item, value FROM emissions WHERE run = ? AND stage = ? AND item > ?"
+        "SELECT item, value FROM emissions e WHERE run = ? AND stage = ? AND item > ?"
+        " AND NOT EXISTS (SELECT 1 FROM superseded s"
+        "  WHERE s.run = e.run AND s.stage = e.stage AND s.item = e.item)"
         " ORDER BY item LIMIT ?"
         if children
         else "SELECT i.item, coalesce(i.result, v.value) FROM items i"

@@ -83,6 +83,8 @@ CREATE TABLE stages (
     name        TEXT NOT NULL,
     kind        TEXT NOT NULL,
     version     INTEGER NOT NULL,
+    since        INTEGER NOT NULL DEFAULT 1, -- the first generation whose outcomes count here
+    failed_since INTEGER NOT NULL DEFAULT 1, -- the same of failed, timed_out and crashed
     status      TEXT NOT NULL DEFAULT 'waiting',
     started_at  INTEGER,
     finished_at INTEGER,
@@ -136,39 +138,46 @@ CREATE TABLE failures (
     PRIMARY KEY (run, stage, item, generation)
 ) STRICT, WITHOUT ROWID;
 
--- Items that were made rather than passed on, by the stage that receives them.
--- From the source: parent 0 and the position. From a stage: its item, and the ordinal or the key.
--- A group of a collect stage: parent 0 and the group's key.
+-- Items that were made rather than passed on, by the stage that receives them; insert-only.
+-- From the source: parent 0, the position. From a stage: its item, and the ordinal or the key.
+-- A group of a collect stage: parent 0, the group's key; its number is above those of children.
 CREATE TABLE emissions (
     run         INTEGER NOT NULL,
     stage       INTEGER NOT NULL,
+    item        INTEGER NOT NULL,            -- never given twice, in no generation
+    generation  INTEGER NOT NULL,            -- 0: stored before the run began
     parent      INTEGER NOT NULL,
     ident       ANY NOT NULL,
-    item        INTEGER NOT NULL,
-    fingerprint BLOB,
+    fingerprint BLOB,                        -- NULL: from the source
     value       BLOB NOT NULL,
-    PRIMARY KEY (run, stage, parent, ident)
+    PRIMARY KEY (run, stage, item)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX emissions_by_parent ON emissions (run, stage, parent) WHERE fingerprint IS NOT NULL;
 
--- Which upstream items belong to which group of a collect stage.
+-- Which upstream items belong to which group of a collect stage; insert-only.
 CREATE TABLE members (
-    run   INTEGER NOT NULL,
-    stage INTEGER NOT NULL,
-    key   BLOB NOT NULL,
-    item  INTEGER NOT NULL,
-    PRIMARY KEY (run, stage, key, item)
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    item       INTEGER NOT NULL,
+    generation INTEGER NOT NULL,             -- the outcome's, or the stage's since if that is later
+    key        BLOB NOT NULL,
+    PRIMARY KEY (run, stage, item, generation)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX members_by_key ON members (run, stage, key, item);
 
--- Which item holds a key in a stage that declares one.
+-- Which item holds a key in a stage that declares one. Claims from before the stage's since, and of
+-- superseded items, are void; a new claim replaces them.
 CREATE TABLE keys (
-    run   INTEGER NOT NULL,
-    stage INTEGER NOT NULL,
-    key   BLOB NOT NULL,
-    item  INTEGER NOT NULL,
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    key        BLOB NOT NULL,
+    generation INTEGER NOT NULL,
+    item       INTEGER NOT NULL,
     PRIMARY KEY (run, stage, key)
 ) STRICT, WITHOUT ROWID;
 
 -- Items whose parent was repeated and gave something else; their outcomes no longer count.
+-- The stage is the one at whose door the item got its number.
 CREATE TABLE superseded (
     run   INTEGER NOT NULL,
     stage INTEGER NOT NULL,

@@ -39,13 +39,17 @@ WIDTH: Mapping[str, int] = {
     "items": 9,
     "results": 5,
     "failures": 9,
-    "emissions": 7,
-    "members": 4,
-    "keys": 4,
+    "emissions": 8,
+    "members": 5,
+    "keys": 5,
     "events": 9,
     "labels": 3,
 }
-INSERT: Mapping[str, str] = {table: f"INSERT INTO {table} VALUES" for table in WIDTH}
+INSERT: Mapping[str, str] = {
+    # A claim that is void, of a superseded item for one, gives way to the new one.
+    table: f"INSERT {'OR REPLACE ' if table == 'keys' else ''}INTO {table} VALUES"
+    for table in WIDTH
+}
 
 _RUNNING = "run = ? AND generation = ? AND status = 'running'"
 """The fence: a generation that somebody has ended takes no more writes."""
@@ -183,7 +187,7 @@ def create_run(
     return Unit(guard, body)
 
 
-def begin(run: int, generation: int, now: int, items: Rows) -> Unit:
+def begin(run: int, generation: int, now: int, items: Rows, accepted: int) -> Unit:
     """Return the unit that stores the last of a queued run's items and lets it run."""
     return Unit(
         Statement(
@@ -191,7 +195,14 @@ def begin(run: int, generation: int, now: int, items: Rows) -> Unit:
             " WHERE run = ? AND generation = ? AND status = 'queued'",
             (now, now, run, generation),
         ),
-        (items,),
+        (
+            items,
+            Statement(
+                "UPDATE stages SET accepted = ? WHERE run = ? AND generation = ? AND stage = 0",
+                (accepted, run, generation),
+                expected=1,
+            ),
+        ),
     )
 
 
@@ -223,7 +234,7 @@ def store_items(run: int, first: int, values: Sequence[bytes]) -> Rows:
     """Return the rows that keep items given as a list, before the start is acknowledged."""
     flat: list[Any] = []
     for position, value in enumerate(values, first):
-        flat += (run, 0, 0, position, position, None, value)
+        flat += (run, 0, position, 0, 0, position, None, value)
     return Rows(INSERT["emissions"], WIDTH["emissions"], flat)
 
 
@@ -286,12 +297,16 @@ def stage_status(
     )
 
 
-def groups(run: int, stage: int, count: int) -> Statement:
-    """Return the statement that makes the groups of a collect stage its items."""
+def groups(run: int, generation: int, stage: int, count: int) -> Statement:
+    """Return the statement that makes the groups of a collect stage its items.
+
+    Their numbers go on after those of the children that they may gather.
+    """
     return Statement(
-        "INSERT INTO emissions SELECT run, stage, 0, key, row_number() OVER (ORDER BY min(item)),"
-        " NULL, key FROM members WHERE run = ? AND stage = ? GROUP BY key",
-        (run, stage),
+        "INSERT INTO emissions SELECT run, stage, row_number() OVER (ORDER BY min(item))"
+        " + coalesce((SELECT max(item) FROM emissions WHERE run = ? AND stage = ?), 0),"
+        " ?, 0, key, x'', key FROM members WHERE run = ? AND stage = ? GROUP BY key",
+        (run, stage, generation, run, stage),
         expected=count,
     )
 
@@ -367,19 +382,9 @@ def late(run: int, generation: int, stage: int, item: int, microseconds: int) ->
     )
 
 
-def supersede(run: int, stage: int, parent: int, ident: Any, number: int) -> tuple[Statement, ...]:
-    """Return the statements that take back what an earlier attempt at a parent had given."""
-    return (
-        Statement(
-            "DELETE FROM emissions WHERE run = ? AND stage = ? AND parent = ? AND ident = ?",
-            (run, stage, parent, ident),
-            expected=1,
-        ),
-        Statement("INSERT INTO superseded VALUES (?, ?, ?)", (run, stage, number), expected=1),
-        Statement(
-            "DELETE FROM keys WHERE run = ? AND stage = ? AND item = ?", (run, stage, number)
-        ),
-    )
+def supersede(run: int, stage: int, number: int) -> Statement:
+    """Return the statement by which an item counts no more: its parent gave something else."""
+    return Statement("INSERT INTO superseded VALUES (?, ?, ?)", (run, stage, number), expected=1)
 
 
 def supersede_children(run: int, origin: int, made_for: int) -> Statement:
