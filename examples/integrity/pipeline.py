@@ -9,19 +9,17 @@ README.md beside this file tells what to see, and how to check the records of a 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-import trio
 from attrs import frozen
 
-from stagerun import DROP, Context, Outcome, Pipeline, Retry, StageOutcome, collect, stage
+from stagerun import DROP, Context, Drop, Outcome, Pipeline, Retry, StageOutcome, collect, stage
 from stagerun.http import HttpConnectionError, HttpStatusError, open_client
-from stagerun.model.outcome import Drop
 
 try:
     from examples.integrity.service import running_service
@@ -103,20 +101,18 @@ class Report:
     """On pages that could not be fetched."""
 
 
-async def source(params: Mapping[str, Any] | None) -> list[Page] | AsyncGenerator[Page]:
-    """Return the pages of the site in `params`, or those of a service of our own."""
+@asynccontextmanager
+async def source(params: Mapping[str, Any] | None) -> AsyncIterator[list[Page]]:
+    """Give the pages of the site in `params`, or those of a service of our own.
+
+    A source that is a context manager is left when the run is through: so long our service is up.
+    """
     params = params or {}
-    return await listed(**params) if "address" in params else served(**params)
-
-
-async def served(**params: Any) -> AsyncGenerator[Page]:
-    """Yield the pages of a service that is up until they are done with."""
+    if "address" in params:
+        yield await listed(**params)
+        return
     async with running_service(**local_options(**params)) as address:
-        found = await listed(address)
-        with visitors_of(address, len(found)) as visitors:
-            for page in found:
-                yield page
-            await visitors.all_done()
+        yield await listed(address)
 
 
 def local_options(**params: Any) -> dict[str, Any]:
@@ -146,61 +142,6 @@ async def listed(address: str, entities: str | list[str] | None = None) -> list[
     ]
 
 
-class Visitors:
-    """Tells when a service of our own is needed no more."""
-
-    PATIENCE: Final = 15.0
-    """Seconds without anybody inside until those who were neither served nor refused are given up:
-    their budget was spent between two attempts, or nothing was worth another try."""
-
-    def __init__(self, expected: int) -> None:
-        self._expected = expected
-        self._awaited = expected
-        self._inside = 0
-        self._changed = trio.Event()
-
-    @contextmanager
-    def visit(self, *, first: bool, last: bool) -> Iterator[None]:
-        """Note that a page is being fetched. It is done with if it comes or never will."""
-        self._change(expected=-first, inside=+1)
-        done = True
-        try:
-            yield
-        except BaseException:
-            done = last
-            raise
-        finally:
-            self._change(awaited=-done, inside=-1)
-
-    def _change(self, *, expected: int = 0, awaited: int = 0, inside: int) -> None:
-        self._expected += expected
-        self._awaited += awaited
-        self._inside += inside
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def all_done(self) -> None:
-        """Wait until all pages are done with. Those inside have deadlines of their own."""
-        while self._awaited:
-            with trio.move_on_after(self.PATIENCE) as scope:
-                await self._changed.wait()
-            if scope.cancelled_caught and not self._inside and not self._expected:
-                return
-
-
-VISITORS: Final[dict[str, Visitors]] = {}
-"""Of each service of our own that is up, by its address."""
-
-
-@contextmanager
-def visitors_of(address: str, pages: int) -> Iterator[Visitors]:
-    VISITORS[address] = Visitors(pages)
-    try:
-        yield VISITORS[address]
-    finally:
-        del VISITORS[address]
-
-
 def worth_another_try(error: Exception) -> bool:
     """Whether a broken connection or a busy site is all that went wrong."""
     busy = {429, 502, 503, 504}
@@ -218,12 +159,9 @@ def worth_another_try(error: Exception) -> bool:
 )
 async def pages(page: Page, ctx: Context) -> Any:
     """Fetch a page; the next stage's annotation says what it must look like."""
-    visitors = VISITORS.get(page.address)
-    first, last = ctx.attempt == 1, ctx.attempt >= pages.retry.attempts
-    with nullcontext() if visitors is None else visitors.visit(first=first, last=last):
-        url = f"{page.address}/entities/{quote(page.entity, safe='')}/records"
-        answer = await ctx.resource.get(url, {"page": page.number, "size": PAGE_SIZE})
-        return answer.json()
+    url = f"{page.address}/entities/{quote(page.entity, safe='')}/records"
+    answer = await ctx.resource.get(url, {"page": page.number, "size": PAGE_SIZE})
+    return answer.json()
 
 
 @stage(workers=2, buffer=200)  # roomy: while pages wait here, no other page is tried again

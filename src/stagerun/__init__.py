@@ -30,7 +30,7 @@ from stagerun.errors import (
     TargetError,
     UsageError,
 )
-from stagerun.model.outcome import DROP, Failure, ItemCause, Outcome, StageOutcome
+from stagerun.model.outcome import DROP, Drop, Failure, ItemCause, Outcome, StageOutcome
 from stagerun.model.pipeline import Pipeline, batch, collect, stage
 from stagerun.model.policy import Batch, Collect, Restart, Retry
 from stagerun.model.stage import Kind, Stage
@@ -45,6 +45,7 @@ __all__ = [
     "Collect",
     "Context",
     "Counts",
+    "Drop",
     "Ending",
     "Failure",
     "InputError",

@@ -8,12 +8,12 @@ from attrs import frozen
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.source import Source, source_of
-from stagerun.errors import StoreError, UsageError
+from stagerun.errors import SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.store import codec, writes
 
-__all__ = ["Order", "accept", "order_of"]
+__all__ = ["Order", "accept", "order_of", "refuse"]
 
 _CHUNK = 10_000
 """Items of a list that are stored in one transaction at most."""
@@ -107,6 +107,28 @@ async def accept(
     if order.source.kind == "stored":
         await _store_items(number, order.source, recorder, env)
     return number
+
+
+async def refuse(
+    pipeline: Pipeline, error: SettingError, env: Env, owner: int, recorder: Recorder
+) -> None:
+    """Store a run that could not begin, so that whoever looks for it finds why."""
+    identifier, now = env.new_id(), env.now_us()
+    run = writes.create_run(
+        identifier=identifier,
+        pipeline=pipeline,
+        owner=owner,
+        now=now,
+        params=codec.encode(None),
+        labels={},
+        source="none",
+        source_length=None,
+        target=None,
+        request_key=None,
+        queued=True,
+    )
+    ending = Ending(Status.FAILED, Cause.SETTINGS, codec.words(error), codec.error_name(error))
+    await recorder.write(writes.refused(run, identifier, ending, now))
 
 
 async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -> None:

@@ -2,17 +2,19 @@
 
 The tree, as it stands while a run is under way::
 
-    runtime nursery ("the floor")
+    ground
     ├── persistence actor            store.run, see store/aio.py
-    ├── run 3f2a…                    RunActor.conduct: source, then draining stage after stage
-    │   └── the run's nursery
-    │       ├── stage fetch          StageActor.serve: deadlines, pauses, batches
-    │       └── stage parse          (begun with the stage's first item, ended when it is drained)
-    ├── worker of stage fetch        StageActor._work, under a scope that its stage actor cancels
-    ├── worker of stage fetch        (begun for waiting items, gone when there are none)
-    └── worker of stage parse
+    └── floor
+        ├── housekeeping             ticker and recovery, see runtime.py
+        ├── run 3f2a…                RunActor.conduct: draining stage after stage
+        │   └── the run's nursery
+        │       ├── stage fetch      StageActor.serve: deadlines, pauses, batches
+        │       └── stage parse      (begun with its first item, ended when it is drained)
+        ├── source of run 3f2a…      SourceActor: the user's source, under a scope of its own
+        ├── worker of stage fetch    worker.work, under a scope that its stage actor cancels
+        └── worker of stage parse    (begun for waiting items, gone when there are none)
 
-User code runs in workers only. What restarts is what owns something foreign: a resource.
+User code runs in workers and sources only. What restarts is what owns something foreign: a resource.
 """
 
 import math

@@ -14,14 +14,14 @@ from stagerun import logs
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
 from stagerun.engine.hub import Hub
-from stagerun.engine.intake import Order, accept, order_of
+from stagerun.engine.intake import Order, accept, order_of, refuse
 from stagerun.engine.ledger import Ledger, Line, Snapshot
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.unwrap import unwrapped
-from stagerun.errors import RuntimeClosedError, StoreError, UsageError
+from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
@@ -162,12 +162,18 @@ class Runtime:
 
         Raises:
             RuntimeClosedError: The runtime is being left.
-            SettingError: An environment variable holds a bad value.
+            SettingError: An environment variable holds a bad value. A run that says so is on disk,
+                as ``failed`` with cause ``settings``.
             UsageError: Items, params or labels are not of a kind that can be used.
         """
         if self._closing:
             raise RuntimeClosedError("the runtime is being left and takes no new runs")
-        order = self._order(pipeline, items, params, labels or {}, key=key, target=target)
+        try:
+            settled = self._settled(pipeline)
+        except SettingError as error:
+            await refuse(pipeline, error, self._env, self._owner, self._recorder)
+            raise
+        order = order_of(settled, items, params, labels or {}, key=key, target=target)
         birth = _Birth()
         self._births[birth] = None
         self._floor.start_soon(self._live, order, token, birth, name="a run is accepted")
@@ -193,20 +199,11 @@ class Runtime:
 
     # -- the parts of start() -------------------------------------------------------------------
 
-    def _order(
-        self,
-        pipeline: Pipeline,
-        items: Any,
-        params: Any,
-        labels: Mapping[str, str],
-        *,
-        key: str | None,
-        target: str | None,
-    ) -> Order:
-        pipeline = apply_settings(pipeline, self._env.environ)
+    def _settled(self, pipeline: Pipeline) -> Pipeline:
+        """Return the pipeline with what operators have set; warn of what they may have meant."""
         for warning in unknown_settings(pipeline, self._env.environ):
             logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
-        return order_of(pipeline, items, params, labels, key=key, target=target)
+        return apply_settings(pipeline, self._env.environ)
 
     async def _live(self, order: Order, token: CancellationToken | None, birth: "_Birth") -> None:
         """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""

@@ -73,7 +73,7 @@ class StageOutcome:
 
 
 class Drop(Enum):
-    """The type of ``DROP``."""
+    """The type of ``DROP``, for annotations: ``-> Page | Drop``."""
 
     DROP = "DROP"
 

@@ -25,6 +25,7 @@ __all__ = [
     "more_items",
     "owner",
     "prune_lines",
+    "refused",
     "request_stop",
     "settle_owner",
     "stage_counts",
@@ -185,6 +186,17 @@ def create_run(
         for name, value in labels.items()
     ]
     return Unit(guard, body)
+
+
+def refused(unit: Unit, identifier: str, ending: Ending, now: int) -> Unit:
+    """Return the unit that makes a run as *unit* does, and ends it at once."""
+    end_ = Statement(
+        "UPDATE generations SET status = ?, cause = ?, message = ?, finished_at = ?,"
+        " ended_by = owner WHERE run = (SELECT run FROM runs WHERE id = ?)",
+        (ending.status.value, ending.cause.value, ending.message, now, identifier),
+        expected=1,
+    )
+    return Unit(unit.guard, (*unit.body, end_))
 
 
 def begin(run: int, generation: int, now: int, items: Rows, accepted: int) -> Unit:
