@@ -14,7 +14,7 @@ The tree, as it stands while a run is under way::
         ├── worker of stage fetch    worker.work, under a scope that its stage actor cancels
         └── worker of stage parse    (begun for waiting items, gone when there are none)
 
-User code runs in workers and sources only. What restarts is what owns something foreign: a resource.
+User code runs in workers and sources only. What restarts owns something foreign: a resource.
 """
 
 import math
