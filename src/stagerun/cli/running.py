@@ -186,7 +186,7 @@ class _Attendance:
                 id=run.id,
                 status=run.status,
                 percent=run.percent,
-                source_length=run._snapshot.source_length,  # noqa: SLF001 - no public name so far
+                source_length=run.source_length,
                 stages=run.counts,
                 notice=self._notice() or _hidden(screen.hidden),
             )

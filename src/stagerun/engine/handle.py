@@ -41,6 +41,11 @@ class Run:
         return self._snapshot.counts
 
     @property
+    def source_length(self) -> int | None:
+        """How many items the source has; None while that is unknown."""
+        return self._snapshot.source_length
+
+    @property
     def _snapshot(self) -> Snapshot:
         return self._actor.hub.ledger.published
 

@@ -15,7 +15,7 @@ from stagerun.engine.env import Env
 from stagerun.engine.ledger import Ledger, Post, Snapshot
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
-from stagerun.store import writes
+from stagerun.store import owners
 from stagerun.store.driver import BEAT, Store
 from stagerun.store.transaction import Receipt, Transaction, Unit
 
@@ -196,7 +196,7 @@ class Recorder:
         if self._heart is not None and not 0 <= now - self._beat_at < _BEAT:
             self._beat_at = now
             owner, on_ended = self._heart
-            alone.append((writes.beat(owner, now, self.tick_at), _Beat(on_ended=on_ended)))
+            alone.append((owners.beat(owner, now, self.tick_at), _Beat(on_ended=on_ended)))
         if not tickets and not alone:
             return None
         # What stands alone may speak of what the ledgers write, never the other way round.

@@ -7,7 +7,7 @@ of processes may do it at once and an error costs nothing but the next round.
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.logs import RunLog
-from stagerun.store import questions, writes
+from stagerun.store import owners, questions
 from stagerun.store.driver import Store
 from stagerun.store.owner import Identity, Liveness
 
@@ -21,7 +21,7 @@ async def recover(owner: int, store: Store, recorder: Recorder, env: Env) -> int
         identity = Identity(device, inode)
         if store.look(identifier, identity) is not Liveness.DEAD:
             continue
-        unit = writes.settle_owner(number, identity, owner, env.now_us())
+        unit = owners.settle_owner(number, identity, owner, env.now_us())
         if await recorder.write(unit) is not None:
             settled += 1
             RunLog(now=env.now_us).warning("settled the runs of dead owner %s", identifier)

@@ -25,7 +25,7 @@ from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageE
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
-from stagerun.store import codec, questions, writes
+from stagerun.store import codec, owners, questions
 from stagerun.store.driver import Store
 
 __all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
@@ -300,7 +300,7 @@ class Runtime:
     async def _register(self) -> None:
         """Become an owner: lock a file, then say so in the database; from then on show life."""
         identifier = self._env.new_id()
-        unit = writes.owner(
+        unit = owners.owner(
             identifier,
             self._store.claim(identifier),
             now=self._env.now_us(),
@@ -361,7 +361,7 @@ class Runtime:
         self._house.cancel(reason="the runtime is left")
         self._recorder.stop_beating()
         try:
-            await self._recorder.write(writes.end_owner(self._owner, self._env.now_us()))
+            await self._recorder.write(owners.end_owner(self._owner, self._env.now_us()))
         except StoreError:
             return  # it is what open_runtime raises already
         self._floor.start_soon(_name_survivors, self._haunted, name="names what does not stop")
