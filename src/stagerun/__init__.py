@@ -11,7 +11,8 @@
 
 from stagerun.engine.context import Context, heartbeat, report
 from stagerun.engine.handle import Run
-from stagerun.engine.runtime import Runtime, open_runtime
+from stagerun.engine.opening import open_runtime
+from stagerun.engine.runtime import Runtime
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import (
     CancelRequested,

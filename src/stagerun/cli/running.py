@@ -26,7 +26,7 @@ from stagerun.cli.terminal import (
     write_json,
 )
 from stagerun.engine.handle import Run
-from stagerun.engine.runtime import open_runtime
+from stagerun.engine.opening import open_runtime
 from stagerun.errors import StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause

@@ -142,6 +142,8 @@ class Desk:
         """Let the attempt's clock go on, later by the time that was waited."""
         waited = trio.current_time() - paused_at
         self.deadline = self.bound = self.scope.deadline = deadline + waited
+        if self.ctx is not None:
+            self.ctx.deadline = self.deadline
         for item in self.items:
             item.waited += waited
         if self.deadline < self.actor.due:

@@ -17,6 +17,8 @@ __all__ = ["Order", "accept", "order_of", "refuse"]
 
 _CHUNK = 10_000
 """Items of a list that are stored in one transaction at most."""
+_CHUNK_BYTES = 4 * 2**20
+"""The same in bytes."""
 
 
 @frozen(kw_only=True)
@@ -133,13 +135,15 @@ async def refuse(
 
 async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -> None:
     """Store a list in chunks; the run begins with the last one."""
-    encoded, first, position = list[bytes](), 1, 0
+    encoded, first, size = list[bytes](), 1, 0
     try:
         for position, value in enumerate(source.items, 1):
             encoded.append(codec.encode(value))
-            if len(encoded) == _CHUNK and position < len(source.items):
+            size += len(encoded[-1])
+            full = len(encoded) == _CHUNK or size >= _CHUNK_BYTES
+            if full and position < len(source.items):
                 await recorder.write(writes.more_items(run, first, encoded))
-                encoded, first = [], position + 1
+                encoded, first, size = [], position + 1, 0
     except StoreError:
         raise
     except Exception as error:

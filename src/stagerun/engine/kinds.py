@@ -47,11 +47,18 @@ class EachActor(StageActor):
         """See ``StageActor.next_items``; an item whose key is taken is not worked on."""
         items = await super().next_items(desk)
         if self._keys is not None:
-            while items is not None and not await self._keys.admit(items[0]):
+            while items is not None and not await self._admit(items[0]):
                 items = await super().next_items(desk)
             if self.hub.stop is not None:
                 return None  # the run was stopped while the key was looked up: not begun
         return items
+
+    async def _admit(self, item: Item) -> bool:
+        admitted = True
+        if self._keys is not None:
+            with trio.CancelScope(shield=True):
+                admitted = await self._keys.admit(item)
+        return admitted
 
     def void(self, number: int) -> None:
         """See ``StageActor.void``; its key is free again."""
@@ -74,8 +81,8 @@ class ManyActor(EachActor):
         context = {"ctx": desk.context()} if self.stage.wants_ctx else {}
         async with aclosing(self.stage.function(parent.value, **context)) as children:
             async for child in children:
-                if self.hub.stop is not None:
-                    raise CancelRequested("the run stops")
+                if desk.was_cut or self.hub.stop is not None:
+                    raise CancelRequested("this attempt is over")  # whatever it swallowed
                 emitter.emit(child)
                 if self.must_wait or emitter.count % _STREAK == 0:
                     deadline, paused_at = desk.deadline, trio.current_time()

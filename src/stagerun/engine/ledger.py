@@ -25,7 +25,7 @@ __all__ = ["Ledger", "Line", "Post", "Snapshot"]
 
 _LABELS = [outcome.label for outcome in Outcome]
 _LINES = 1_000
-"""Log lines that may wait for a commit; older ones are dropped and counted."""
+"""Log lines that may wait for a commit; older ones are dropped."""
 _KEPT_LINES = 2_000
 """Log lines of a run that stay on disk at least; older ones are pruned now and then."""
 _PROGRESS_EVERY = 250_000
@@ -95,6 +95,8 @@ class Ledger:
 
     accepted: list[int] = field(init=False)
     settled: list[list[int]] = field(init=False)
+    nudged: bool = False
+    """Set while a nudge waits for its commit, so that one is enough."""
     events: int = field(init=False, default=0)
     highest: float | None = None
     ending: Ending | None = None
@@ -105,6 +107,10 @@ class Ledger:
     _dirty: set[int] = field(init=False, factory=set)
     _feeds: list[bool] = field(init=False)
     _takes_made: list[bool] = field(init=False)
+    _in_flight: list[int] = field(init=False)
+    """What the disk says is under way."""
+    _last: tuple[Counts, ...] = field(init=False)
+    """The sums of the last unit."""
     _progress_at: int = field(init=False, default=0)
     _lines_since_pruning: int = field(init=False, default=0)
 
@@ -120,6 +126,8 @@ class Ledger:
         # Whether what is made for a stage is at once accepted by it: a collect stage accepts its
         # groups later, and behind the last stage there is nobody.
         self._takes_made = [stage.kind is not Kind.COLLECT for stage in stages] + [False]
+        self._in_flight = [0] * len(stages)
+        self._last = self.counts()
         self.published = self.snapshot()
 
     def accept_stored(self, count: int) -> None:
@@ -127,6 +135,7 @@ class Ledger:
         self.accepted[0] = count
         self.highest = 0.0
         self._dirty.add(0)
+        self._last = self.counts()
         self.published = self.snapshot()
 
     def publish(self, snapshot: Snapshot | None) -> None:
@@ -203,8 +212,13 @@ class Ledger:
 
     def unit(self, now: int) -> Unit:
         """Return everything taken since the last one, as statements under the run's fence."""
+        self.nudged = False
         self._take_lines()
-        counts = self.counts()
+        counts = self._last = self.counts()
+        self._dirty.update(
+            stage for stage, sums in enumerate(counts) if sums.in_flight != self._in_flight[stage]
+        )
+        self._in_flight = [sums.in_flight for sums in counts]
         self._take_progress(now, counts)
         body: list[Statement | Rows] = [
             Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
@@ -241,7 +255,7 @@ class Ledger:
         estimate = percent(weights, counts, self.source_length)
         if estimate is not None:
             self.highest = max(estimate, self.highest or 0.0)
-        if self._dirty and now - self._progress_at >= _PROGRESS_EVERY:
+        if self._dirty and not 0 <= now - self._progress_at < _PROGRESS_EVERY:
             self._progress_at = now
             sums = {c.name: [c.accepted, *(getattr(c, label) for label in _LABELS)] for c in counts}
             body = json.dumps({"percent": self.highest, "stages": sums})
@@ -261,6 +275,11 @@ class Ledger:
             )
         )
 
+    @property
+    def stale(self) -> bool:
+        """Whether other items are under way than the disk says."""
+        return self.ending is None and self._in_flight != self.in_flight
+
     def snapshot(self) -> Snapshot:
         """Return what the unit just built leaves on disk."""
-        return Snapshot(self.counts(), self.highest, self.source_length, self.ending)
+        return Snapshot(self._last, self.highest, self.source_length, self.ending)

@@ -72,7 +72,9 @@ class Recorder:
         self.tick_at = 0
         """Written by: the runtime's ticker. When the event loop last showed life."""
         self._heart: tuple[int, Callable[[], None]] | None = None
-        self._beat_at = 0
+        self._beat_at = 0  # written by the persistence actor
+        self.live: dict[Ledger, None] = {}
+        """Written by: the runtime. Ledgers of runs under way, looked at with every beat."""
         self._broken: StoreError | None = None
 
     # -- the engine's side --------------------------------------------------------------------
@@ -86,8 +88,10 @@ class Recorder:
 
     def nudge(self, ledger: Ledger) -> None:
         """Have *ledger*'s report and log lines stored. Any thread; takes no room."""
-        self._inbox.append((ledger, Post.NUDGE, None, -1))
-        self._store.wake()
+        if not ledger.nudged:
+            ledger.nudged = True
+            self._inbox.append((ledger, Post.NUDGE, None, -1))
+            self._store.wake()
 
     @property
     def full(self) -> bool:
@@ -164,13 +168,11 @@ class Recorder:
 
     def troubled(self, problem: str) -> None:
         """See ``Composer.troubled``."""
-        if problem != self._trouble:
-            self._trouble = problem
-            RunLog(now=self._env.now_us).error(
-                "the database refuses a commit: %s. Runs wait and nothing is lost;"
-                " it is tried again until it succeeds",
-                problem,
-            )
+        self._trouble = problem
+        RunLog(now=self._env.now_us).error(
+            "the database refuses a commit: %s. Runs wait and nothing is lost; it is tried again",
+            problem,
+        )
 
     # -- the persistence actor's side -----------------------------------------------------------
 
@@ -193,9 +195,13 @@ class Recorder:
             size += weight
             ledger.take(post, payload)
         now = self._env.now_us()
-        if self._heart is not None and not 0 <= now - self._beat_at < _BEAT:
+        heart = self._heart
+        if heart is not None and not 0 <= now - self._beat_at < _BEAT:
             self._beat_at = now
-            owner, on_ended = self._heart
+            owner, on_ended = heart
+            for ledger in tuple(self.live):
+                if ledger.stale:
+                    tickets.setdefault(ledger, [])
             alone.append((owners.beat(owner, now, self.tick_at), _Beat(on_ended=on_ended)))
         if not tickets and not alone:
             return None

@@ -84,6 +84,7 @@ class RunActor:
 
     # -- the life of a run ----------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def conduct(self) -> None:
         """Work off the source, stage after stage, and write the ending once and for all."""
         self.begun = True
@@ -241,7 +242,7 @@ class RunActor:
 
     def _heard(self) -> None:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
-        if self.hub.ledger.fenced:
+        if self.hub.ledger.fenced and self.hub.ledger.published.ending is None:
             message = "another process has ended this generation of the run"
             self.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
 

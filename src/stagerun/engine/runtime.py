@@ -1,10 +1,8 @@
-"""The runtime: one database, one persistence actor, and any number of runs beside each other."""
+"""The runtime: any number of runs beside each other, on one database."""
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -20,15 +18,14 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
-from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
-from stagerun.store import codec, owners, questions
+from stagerun.store import owners, questions
 from stagerun.store.driver import Store
 
-__all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
+__all__ = ["Runtime", "RuntimeStatistics"]
 
 _TICK = 0.25
 """Seconds between two signs of life of the event loop."""
@@ -52,68 +49,11 @@ class RuntimeStatistics:
     """Cut attempts that have not stopped, also of runs that have ended."""
 
 
-@asynccontextmanager
-async def open_runtime(
-    database: str | Path = "stagerun.db", *, env: Env | None = None, store: Store | None = None
-) -> AsyncIterator["Runtime"]:
-    """Open a database and run pipelines on it, in any trio program.
-
-    Leaving the block is a graceful shutdown: runs get their grace, and what has not ended by then
-    becomes ``interrupted``. Cancelling the block is the same.
-
-    Args:
-        database: A file; it is created when there is none. Its folder must exist.
-        env: The world as the engine sees it; for simulations.
-        store: Another driver than aiosqlite; for simulations.
-
-    Raises:
-        StoreError: The database cannot be opened, or was lost on the way.
-        SettingError: An environment variable of stagerun's holds a bad value.
-    """
-    env = env or Env()
-    store = store or _default_store(database)
-    recorder = Recorder(store, env)
-    with logs.install(env.environ), unwrapped():
-        async with trio.open_nursery() as ground:
-            await ground.start(_persist, store, recorder, name="persistence actor")
-            try:
-                with unwrapped():
-                    async with trio.open_nursery() as floor:
-                        runtime = Runtime(store, recorder, env, floor)
-                        await runtime._open()  # noqa: SLF001 - the async half of its making
-                        try:
-                            yield runtime
-                        finally:
-                            with trio.CancelScope(shield=True):
-                                await runtime._shut_down()  # noqa: SLF001 - as above
-            finally:
-                store.stop()  # only now: what was left behind may still have a word to say
-
-
-def _default_store(database: str | Path) -> Store:
-    from stagerun.store.aio import AioStore  # noqa: PLC0415 - asyncio is loaded when first needed
-
-    return AioStore(database)
-
-
-async def _persist(store: Store, recorder: Recorder, *, task_status: trio.TaskStatus[None]) -> None:
-    """Run the persistence actor. Its failure is the runtime's, and nobody waits for it in vain."""
-    with trio.CancelScope(shield=True):
-        try:
-            await store.run(recorder, task_status=task_status)
-        except StoreError as error:
-            recorder.fail(error)
-            raise
-        except Exception as error:
-            broken = StoreError(f"the persistence actor failed: {codec.words(error)}")
-            recorder.fail(broken)
-            raise broken from error
-
-
 @define(eq=False)
 class _Birth:
     """How an asked-for run comes to be: an actor, or an error."""
 
+    key: str | None
     over: trio.Event = field(factory=trio.Event)
     actor: RunActor | None = None
     error: BaseException | None = None
@@ -133,6 +73,8 @@ class Runtime:
         """Runs that have ended while work of theirs had not."""
         self._births: dict[_Birth, None] = {}
         """Runs from their being asked for to their end."""
+        self._keyed: dict[str, _Birth] = {}
+        """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
         self._closing = False
         self._house = trio.CancelScope(shield=True)
@@ -174,9 +116,13 @@ class Runtime:
             await refuse(pipeline, error, self._env, self._owner, self._recorder)
             raise
         order = order_of(settled, items, params, labels or {}, key=key, target=target)
-        birth = _Birth()
-        self._births[birth] = None
-        self._floor.start_soon(self._live, order, token, birth, name="a run is accepted")
+        birth = self._keyed.get(key) if key is not None else None
+        if birth is None:
+            birth = _Birth(key)
+            self._births[birth] = None
+            if key is not None:
+                self._keyed[key] = birth
+            self._floor.start_soon(self._live, order, token, birth, name="a run is accepted")
         await birth.over.wait()
         if birth.error is not None:
             raise birth.error
@@ -205,6 +151,7 @@ class Runtime:
             logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
         return apply_settings(pipeline, self._env.environ)
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(self, order: Order, token: CancellationToken | None, birth: "_Birth") -> None:
         """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""
         with trio.CancelScope(shield=True):
@@ -223,6 +170,8 @@ class Runtime:
             finally:
                 birth.over.set()
                 del self._births[birth]
+                if birth.key is not None:
+                    self._keyed.pop(birth.key, None)
                 self._quiet.unpark_all()
 
     async def _accept(self, order: Order, token: CancellationToken | None) -> RunActor:
@@ -234,6 +183,7 @@ class Runtime:
         actor = RunActor(hub, order.source)
         hub.on_fail = actor.stop
         self._runs[identifier] = actor
+        self._recorder.live[hub.ledger] = None
         return actor
 
     def _hub(
@@ -295,7 +245,9 @@ class Runtime:
 
     async def _open(self) -> None:
         await self._register()
-        await self._floor.start(self._keep_house, name="housekeeping")
+        tidy = trio.Event()
+        self._floor.start_soon(self._keep_house, tidy, name="housekeeping")
+        await tidy.wait()
 
     async def _register(self) -> None:
         """Become an owner: lock a file, then say so in the database; from then on show life."""
@@ -313,20 +265,23 @@ class Runtime:
         self._owner = int(returned[0])
         self._recorder.beat_for(self._owner, self._ended_by_others)
 
-    async def _keep_house(self, *, task_status: trio.TaskStatus[None]) -> None:
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_house(self, tidy: trio.Event) -> None:
         """Settle what dead owners left, first now and then for ever; show that the loop lives."""
         with self._house:
             await recover(self._owner, self._store, self._recorder, self._env)
-            task_status.started()
+            tidy.set()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tick, name="ticker")
                 nursery.start_soon(self._recover_for_ever, name="recovery")
 
+    @trio.lowlevel.enable_ki_protection
     async def _tick(self) -> None:
         while True:
             self._recorder.tick_at = self._env.now_us()
             await trio.sleep(_TICK)
 
+    @trio.lowlevel.enable_ki_protection
     async def _recover_for_ever(self) -> None:
         while True:
             await trio.sleep(_LOOK)
@@ -349,6 +304,7 @@ class Runtime:
             await actor.conduct()
         finally:
             self._runs.pop(actor.hub.id, None)
+            self._recorder.live.pop(actor.hub.ledger, None)
             self._haunted = [ended for ended in [*self._haunted, actor] if ended.hub.survivors]
 
     async def _shut_down(self) -> None:
@@ -360,19 +316,25 @@ class Runtime:
             await self._quiet.park()
         self._house.cancel(reason="the runtime is left")
         self._recorder.stop_beating()
+        if not self._owner:
+            return  # it was cancelled while opening
         try:
             await self._recorder.write(owners.end_owner(self._owner, self._env.now_us()))
         except StoreError:
             return  # it is what open_runtime raises already
+        self._store.release()
         self._floor.start_soon(_name_survivors, self._haunted, name="names what does not stop")
 
 
 async def _name_survivors(actors: list[RunActor]) -> None:
     """Say every few seconds what keeps the program; ends when nothing does."""
-    while survivors := [s for a in actors for s in a.hub.survivors if not s.thread]:
-        with trio.CancelScope(shield=True):
-            await trio.sleep(_NAME_EVERY)
-        logs.RunLog().error("the runtime cannot be left: %s", "; ".join(map(str, survivors)))
+    with trio.CancelScope(shield=True):
+        while haunted := [a for a in actors if any(not s.thread for s in a.hub.survivors)]:
+            with trio.move_on_after(_NAME_EVERY) as patience:
+                await haunted[0].hub.calm.wait()
+            if patience.cancelled_caught:
+                left = "; ".join(str(s) for a in haunted for s in a.hub.survivors)
+                logs.RunLog().error("the runtime cannot be left: %s", left)
 
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}

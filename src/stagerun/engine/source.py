@@ -7,7 +7,7 @@ it does not heed that.
 
 import inspect
 import math
-import time
+import threading
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -18,7 +18,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from typing import Any
 
 import trio
@@ -28,7 +28,7 @@ from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
 from stagerun.engine.stage import StageActor
-from stagerun.errors import UsageError
+from stagerun.errors import CancelRequested, UsageError
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.verdict import Ended
@@ -38,8 +38,6 @@ __all__ = ["Source", "SourceActor", "source_of"]
 
 _CHUNK = 64
 """Items that are accepted at once at most."""
-_PATIENCE = 0.02
-"""Seconds that a chunk from a blocking iterator may take to fill."""
 
 
 @frozen
@@ -65,7 +63,10 @@ def source_of(items: Any) -> Source:
     if isinstance(items, str | bytes | dict):
         raise UsageError(f"items must be a list, not one {type(items).__name__}: put it in a list")
     if isinstance(items, Sequence):
-        return Source("stored", items, len(items))
+        try:
+            return Source("stored", items, len(items))
+        except OverflowError:
+            raise UsageError(f"items are too many to be counted: {items!r}") from None
     if isinstance(items, AsyncIterator | Iterator):
         return Source("iterator", items, None)
     if callable(items):
@@ -134,6 +135,7 @@ class SourceActor:
             with self._scope:
                 async with AsyncExitStack() as stack:
                     await self._read(stack)
+                    self._rest()
                     self._exhausted.set()
                     await self.over.wait()
                     self._watch()
@@ -217,27 +219,25 @@ class SourceActor:
             await self._feed(list(items[start : start + _CHUNK]))
 
     async def _feed_blocking(self, items: Iterator[Any]) -> None:
-        """Feed from an iterator that may block, so it waits in a thread."""
-        pull = _Pull(items)
+        """Feed from an iterator that may block: it runs in one thread of its own, to its end."""
+        if not self._hub.env.threads:
+            for value in items:
+                await self._feed([value])
+            return
+        pump = _Pump(items, trio.lowlevel.current_trio_token())
         try:
-            while not pull.exhausted:
-                async with trio.open_nursery() as nursery:
-                    filled = trio.Event()
-                    nursery.start_soon(self._fill, pull, filled)
-                    with trio.move_on_after(_PATIENCE):
-                        await filled.wait()
-                    await self._feed(pull.take())  # what is there does not wait for what is slow
-                await self._feed(pull.take())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._maybe_in_thread, pump.run)
+                while not pump.exhausted:
+                    await self._feed(await pump.some())
+                await self._feed(pump.take())
         except BaseException:
+            pump.close()
             with trio.CancelScope(shield=True):
-                await self._feed(pull.take())  # what it gave before it raised, or hung
+                await self._feed(pump.take())  # what it gave before it hung
             raise
-        if pull.error is not None:
-            raise pull.error
-
-    async def _fill(self, pull: "_Pull", filled: trio.Event) -> None:
-        await self._maybe_in_thread(pull.fill)
-        filled.set()
+        if pump.error is not None:
+            raise pump.error
 
     async def _feed_stored(self) -> None:
         """Feed items from the database: it has them in order, and memory need not."""
@@ -251,6 +251,8 @@ class SourceActor:
 
     async def _feed(self, chunk: list[Any]) -> None:
         """Accept items, and wait for room for each of them."""
+        if self._left_behind is not None:
+            raise CancelRequested("the source was left behind; the run takes nothing more of it")
         if not chunk:
             return
         self._rest()
@@ -309,30 +311,63 @@ def _wants_params(function: Any) -> bool:
     return any(p.name == "params" or p.default is inspect.Parameter.empty for p in parameters)
 
 
-class _Pull:
-    """Takes items out of an iterator in a thread; what is out already can be had meanwhile."""
+class _Pump:
+    """Takes items out of an iterator in one thread; what is out can be had at once."""
 
-    def __init__(self, iterator: Iterator[Any]) -> None:
+    def __init__(self, iterator: Iterator[Any], host: trio.lowlevel.TrioToken) -> None:
         self.exhausted = False
         self.error: BaseException | None = None
         self._iterator = iterator
+        self._host = host
         self._out: deque[Any] = deque()
+        self._closed = False
+        self._told = False
+        self._arrival = trio.Event()
+        self._room = threading.Event()
 
-    def fill(self) -> None:
-        """Take out a few: many of a quick iterator, one of a slow one."""
-        until = time.monotonic() + _PATIENCE
+    def run(self) -> None:
+        """Iterate to the end, waiting whenever enough is out. In the thread."""
         try:
             for value in self._iterator:
                 self._out.append(value)
-                if len(self._out) >= _CHUNK or time.monotonic() > until:
+                self._tell()
+                while len(self._out) >= _CHUNK and not self._closed:
+                    self._room.clear()
+                    if len(self._out) >= _CHUNK:  # looked at again: it may just have been taken
+                        self._room.wait(1.0)
+                if self._closed:
                     return
         except BaseException as error:  # noqa: BLE001 - raised once its items are accepted
             self.error = error
-        self.exhausted = True
+        finally:
+            self.exhausted = True
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._told = True
+            with suppress(trio.RunFinishedError):  # nobody is left who could take anything
+                self._host.run_sync_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._arrival.set()
+
+    async def some(self) -> list[Any]:
+        """Wait until something is out, or the end, and return what there is."""
+        await self._arrival.wait()
+        self._arrival = trio.Event()
+        self._told = False
+        return self.take()
 
     def take(self) -> list[Any]:
         """Return what is out, once."""
         given = []
         while self._out:
             given.append(self._out.popleft())
+        self._room.set()
         return given
+
+    def close(self) -> None:
+        """Let the thread end at its next item: nobody takes any more."""
+        self._closed = True
+        self._room.set()

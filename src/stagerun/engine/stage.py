@@ -50,6 +50,9 @@ class StageActor(Settling):
 
     def put(self, item: Item) -> None:
         """Take an item in; whoever puts waits for the mailbox's room afterwards."""
+        if self.drained.is_set():
+            self.log.warning("an item came after the end of stage %s; void", self.stage.name)
+            return
         self.mailbox.put(item)
         self.summon()
 
@@ -90,6 +93,7 @@ class StageActor(Settling):
             self._serving = True
             self._run_nursery.start_soon(self.serve, name=f"stage {self.stage.name}")
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(self) -> None:
         """Cut what overruns its deadline, bring back what paused, until the stage is drained."""
         self.register.begin()
@@ -129,6 +133,12 @@ class StageActor(Settling):
     def tend(self, now: float) -> float:
         """Do what is due; return when something is due next."""
         due = now + self.first_limit  # no first attempt that begins later is due sooner
+        for desk in [desk for desk in self._desks if not desk.busy and desk.opening]:
+            give_up_at = desk.opening.deadline + self.hub.pipeline.grace if desk.opening else 0.0
+            if now >= give_up_at:
+                self._abandon(desk)
+            else:
+                due = min(due, give_up_at)
         for desk in [desk for desk in self._desks if desk.busy]:
             if desk.cut_at is None and now >= desk.deadline:
                 desk.cut(now, "the attempt's deadline has passed")
@@ -180,7 +190,7 @@ class StageActor(Settling):
     def abandon_all(self) -> None:
         """Leave behind what has not stopped, so that the run can end."""
         for desk in [*self._desks]:
-            if desk.busy:
+            if desk.busy or desk.opening is not None:
                 desk.cut_at = desk.cut_at or trio.current_time()
                 self._abandon(desk)
             else:

@@ -23,6 +23,9 @@ __all__ = ["work"]
 _STREAK = 64
 """Items after which a worker lets the others run, however quick its stage is."""
 
+_TURN = 0.001
+"""Seconds after which it does so too: a stage that computes must not keep the others waiting."""
+
 _How = tuple[bool, Any, BaseException | None]
 """How an attempt ended: whether it returned, what, and what it raised."""
 _CUT: _How = (False, None, None)
@@ -56,17 +59,24 @@ async def _carry_with_resource(actor: "StageActor", desk: Desk) -> bool:
     try:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
             desk.opening = scope
+            actor.nudge()
             async with actor.stage.resource() as desk.resource:
                 desk.opening, scope.deadline = None, math.inf
                 state = "broke"  # unless _carry() ends by itself, something below it has ended it
                 await _carry(actor, desk)
                 state = "did not close"
                 scope.deadline = trio.current_time() + limit
-            state = "closed"
+                desk.opening = scope
+                actor.nudge()
+            if state == "did not close":
+                state = "closed"
     except BaseException as error:  # noqa: BLE001 - the user's resource may raise anything
         failure = error
     finally:
         desk.opening = None
+    if desk.left_behind is not None:
+        actor.hub.returned(desk.left_behind, actor.index)
+        return False
     if desk.busy:
         broken = RuntimeError(f"the resource of stage {name} broke: {codec.words(failure)}")
         actor.settle_all(desk, returned=False, value=None, error=broken)
@@ -113,7 +123,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     What is still in hand afterwards was cut; the return value is how that attempt ended.
     """
     how = _CUT
-    streak = 0
+    streak, flowed_at = 0, trio.current_time()
     desk.cut_at, desk.bound = None, math.inf
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
@@ -129,10 +139,10 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
                     actor.resource_failures = 0  # it was good for something
                 actor.settle_all(desk, returned=how[0], value=how[1], error=how[2])
                 streak += 1
-                if streak >= _STREAK or actor.must_wait:
-                    streak = 0
+                if streak >= _STREAK or desk.started - flowed_at > _TURN or actor.must_wait:
                     desk.rest()
                     await actor.flow()
+                    streak, flowed_at = 0, trio.current_time()
                 items = actor.more_items()
     except BaseException as escaped:
         if not desk.scope.cancel_called:

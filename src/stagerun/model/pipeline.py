@@ -120,7 +120,7 @@ class Pipeline:
     name: str = field(validator=name_validator)
     stages: tuple[Stage, ...] = field(converter=_stages)
     deadline: float | None = field(default=1800.0, validator=number(none=True), kw_only=True)
-    """Seconds of wall time for a whole run; beyond it the run ends ``timed_out``."""
+    """Seconds for a whole run, from its start; beyond it the run ends ``timed_out``."""
     least_ok: float = field(default=0.0, validator=share(), kw_only=True)
     """The least share of the run's items that must come out of the last stage, of those that were
     not ``skipped`` on the way; below it the run ends ``failed``."""

@@ -34,8 +34,8 @@ _IDLE_CHECKPOINT_AFTER = 8
 
 _LOCK_PAUSE = 0.001
 """Seconds between two tries to get the write lock, and after a commit while others write."""
-_SPACE_PAUSE = 0.5
-"""Seconds between two tries while the disk is full or fails."""
+_SPACE_PAUSE = 0.05
+"""Seconds between two tries while the disk refuses, or a lock is held for long."""
 _SILENCE = 5.0
 """Seconds for which a commit may wait before somebody is told."""
 
@@ -72,7 +72,7 @@ class AioStore:
                 )
         finally:
             if self._owner is not None:
-                self._owner.close()
+                self._owner.let_go()  # the file stays, unless release() removed it: a dead owner's
 
     async def _serve(
         self, composer: Composer, tell: Callable[..., None], started: Callable[[], None]
@@ -106,6 +106,11 @@ class AioStore:
             self._owner.close()
         self._owner = OwnerFile(self.path, identifier)
         return self._owner.identity
+
+    def release(self) -> None:
+        """See ``Store.release``."""
+        if self._owner is not None:
+            self._owner.close()
 
     def look(self, identifier: str, identity: Identity) -> Liveness:
         """See ``Store.look``."""
@@ -174,17 +179,20 @@ class _Writer:
 
     async def _commit(self, transaction: Transaction) -> Receipt:
         """Try until it is done: what waits for a commit must neither be lost nor overtaken."""
-        silent_until = time.monotonic() + _SILENCE
+        began = time.monotonic()
+        silent_until = began + _SILENCE
         while True:
             try:
                 receipt, foreign = await self._connection.run(_commit_politely, transaction)
             except sqlite3.Error as error:
                 if not is_passing(error):
                     raise
-                if time.monotonic() > silent_until or needs_space(error):
-                    self._tell(self._composer.troubled, str(error))
+                if time.monotonic() > silent_until:
+                    waited = f"{error}, for {time.monotonic() - began:.0f} s now"
+                    self._tell(self._composer.troubled, waited)
                     silent_until = time.monotonic() + _SILENCE
-                await asyncio.sleep(_SPACE_PAUSE if needs_space(error) else _LOCK_PAUSE)
+                long = needs_space(error) or time.monotonic() - began > 1.0
+                await asyncio.sleep(_SPACE_PAUSE if long else _LOCK_PAUSE)
                 continue
             self._since_checkpoint += 1
             if foreign != self._foreign_commits:

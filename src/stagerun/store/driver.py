@@ -52,6 +52,9 @@ class Store(Protocol):
             StoreError: The file system keeps no locks.
         """
 
+    def release(self) -> None:
+        """Remove the owner's file: its orderly end is on disk."""
+
     def look(self, identifier: str, identity: Identity) -> Liveness:
         """Look whether the owner that locked its file so still lives."""
 

@@ -58,6 +58,9 @@ class InlineStore:
         """See ``Store.claim``."""
         return None
 
+    def release(self) -> None:
+        """See ``Store.release``."""
+
     def look(self, identifier: str, identity: Identity) -> Liveness:  # noqa: ARG002 - as above
         """See ``Store.look``."""
         return Liveness.UNKNOWN

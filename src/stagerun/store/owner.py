@@ -5,7 +5,6 @@ the age of a heartbeat do not tell a dead owner from a blocked, suspended or slo
 was measured: docs/decisions/0003-ownership-and-liveness.md.
 """
 
-import errno
 import fcntl
 import os
 import weakref
@@ -84,10 +83,8 @@ def probe(path: Path, identity: Identity) -> Liveness:
     """Look whether the process that locked the file at *path* still lives."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
-            return Liveness.UNKNOWN
-        raise
+    except OSError:  # gone, forbidden, or no descriptor left just now: nothing can be told
+        return Liveness.UNKNOWN
     try:
         status = os.fstat(descriptor)
         if Identity(status.st_dev, status.st_ino) != identity:

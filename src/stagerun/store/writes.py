@@ -310,7 +310,7 @@ def late(run: int, generation: int, stage: int, item: int, microseconds: int) ->
 
 def supersede(run: int, stage: int, number: int) -> Statement:
     """Return the statement by which an item counts no more: its parent gave something else."""
-    return Statement("INSERT INTO superseded VALUES (?, ?, ?)", (run, stage, number), expected=1)
+    return Statement("INSERT OR IGNORE INTO superseded VALUES (?, ?, ?)", (run, stage, number))
 
 
 def supersede_children(run: int, origin: int, made_for: int) -> Statement:

@@ -1,0 +1,91 @@
+"""Opening a runtime: the ground for the persistence actor, and the floor where all work stands."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from stagerun import logs
+from stagerun.engine.env import Env
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.runtime import Runtime
+from stagerun.engine.unwrap import unwrapped
+from stagerun.errors import StoreError
+from stagerun.store import codec
+from stagerun.store.driver import Store
+
+__all__ = ["open_runtime"]
+
+
+@asynccontextmanager
+async def open_runtime(
+    database: str | Path = "stagerun.db", *, env: Env | None = None, store: Store | None = None
+) -> AsyncIterator[Runtime]:
+    """Open a database and run pipelines on it, in any trio program.
+
+    Leaving the block is a graceful shutdown: runs get their grace, and what has not ended by then
+    becomes ``interrupted``. Cancelling the block is the same.
+
+    Args:
+        database: A file; it is created when there is none. Its folder must exist.
+        env: The world as the engine sees it; for simulations.
+        store: Another driver than aiosqlite; for simulations.
+
+    Raises:
+        StoreError: The database cannot be opened, or was lost on the way.
+        SettingError: An environment variable of stagerun's holds a bad value.
+    """
+    env = env or Env()
+    store = store or _default_store(database)
+    recorder = Recorder(store, env)
+    with logs.install(env.environ), unwrapped():
+        async with trio.open_nursery() as ground:
+            # Not nursery.start(): shielded, its child would never end if this were cancelled now.
+            opened = _Opened()
+            ground.start_soon(_persist, store, recorder, opened, name="persistence actor")
+            try:
+                await opened.event.wait()
+                with unwrapped():
+                    async with trio.open_nursery() as floor:
+                        runtime = Runtime(store, recorder, env, floor)
+                        try:
+                            await runtime._open()  # noqa: SLF001 - the async half of its making
+                            yield runtime
+                        finally:
+                            with trio.CancelScope(shield=True):
+                                await runtime._shut_down()  # noqa: SLF001 - as above
+            finally:
+                store.stop()  # only now: what was left behind may still have a word to say
+
+
+def _default_store(database: str | Path) -> Store:
+    from stagerun.store.aio import AioStore  # noqa: PLC0415 - asyncio is loaded when first needed
+
+    return AioStore(database)
+
+
+class _Opened:
+    """Told by a task that it is ready; a ``trio.TaskStatus`` that survives a cancelled wait."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+
+    def started(self, _value: None = None) -> None:
+        """Let the one who waits go on."""
+        self.event.set()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _persist(store: Store, recorder: Recorder, opened: _Opened) -> None:
+    """Run the persistence actor. Its failure is the runtime's, and nobody waits for it in vain."""
+    with trio.CancelScope(shield=True):
+        try:
+            await store.run(recorder, task_status=opened)
+        except StoreError as error:
+            recorder.fail(error)
+            raise
+        except Exception as error:
+            broken = StoreError(f"the persistence actor failed: {codec.words(error)}")
+            recorder.fail(broken)
+            raise broken from error
