@@ -24,6 +24,7 @@ def virtual_env(**options: Any) -> Env:
         "jitter": lambda: 0.5,
         "wall": lambda: EPOCH + trio.current_time(),
         "environ": {},
+        "threads": False,
     }
     return Env(**(given | options))
 
