@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 
-from stagerun import CancellationToken, Pipeline, Retry, open_runtime, stage
+from stagerun import CancellationToken, Pipeline, Retry, open_runtime, report, stage
+from stagerun.engine.context import current_context
 from stagerun.store.opening import read_only
 from tests.conftest import listed, sums_hold
 
@@ -364,3 +365,28 @@ async def test_a_late_end_is_kept_however_soon_it_comes(tmp_path) -> None:
     kept = sql(path, "SELECT count(*) FROM failures WHERE late IS NOT NULL")[0][0]
     assert result.stages[0].timed_out == 200
     assert kept == 200
+
+
+async def test_a_thread_that_is_left_behind_speaks_for_its_own_attempt_only(tmp_path) -> None:
+    told = []
+
+    @stage(deadline=0.1)
+    def pick(number):
+        if number == 1:
+            released.wait(20)
+            context = current_context()
+            assert context is not None
+            told.append((context.item, context.token.cancelled))
+            report("a late word")
+            spoken.set()
+        return number
+
+    released, spoken = threading.Event(), threading.Event()
+    async with opened(tmp_path / "runs.db") as runtime:
+        run = await runtime.start(Pipeline("pick", [pick]), [1, 2, 3])
+        result = await run.wait()
+        released.set()
+        await trio.to_thread.run_sync(spoken.wait, 20)
+        document = await run.document()
+    assert (result.stages[0].ok, told) == (2, [(1, True)])
+    assert document["step"] != "a late word"

@@ -14,6 +14,7 @@ from stagerun.store.transaction import (
     Transaction,
     Unit,
     execute,
+    execute_apart,
 )
 
 
@@ -61,6 +62,16 @@ def test_an_error_of_sqlite_undoes_everything(database: sqlite3.Connection) -> N
         execute(database, Transaction((bad,)))
     assert not database.in_transaction
     assert database.execute("SELECT count(*) FROM t").fetchone() == (2,)
+
+
+def test_apart_a_unit_that_breaks_a_rule_is_refused_alone(database: sqlite3.Connection) -> None:
+    good = Unit(guard(1), (Rows("INSERT INTO t VALUES", 2, (10, "x")),))
+    bad = Unit(None, (Rows("INSERT INTO t VALUES", 2, (11, "y", 1, "twin")),))
+    transaction = Transaction((bad, good))
+    with pytest.raises(sqlite3.IntegrityError):
+        execute(database, transaction)
+    assert [g is not None for g in execute_apart(database, transaction).guards] == [False, True]
+    assert database.execute("SELECT a FROM t WHERE a > 9").fetchall() == [(10,)]
 
 
 @given(st.integers(0, 1500))

@@ -1,6 +1,5 @@
 """What a stage may know of the attempt it runs in, and how it reports about it."""
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CURRENT", "Context", "current_context", "heartbeat", "http_total", "report"]
 
-CURRENT: "ContextVar[Desk | None]" = ContextVar("stagerun_desk", default=None)
-"""The desk of the worker that this code runs for; copied into threads by trio."""
+CURRENT: "ContextVar[Desk | Context | None]" = ContextVar("stagerun_current", default=None)
+"""The desk of the worker that this code runs for; in a thread, the context of its one attempt, for
+a thread that is left behind must not speak for the desk's next item."""
 
 
 class Context:
@@ -83,38 +83,42 @@ class Context:
         self, step: str, message: str = "", done: float | None = None, total: float | None = None
     ) -> None:
         """Say where the work stands: it shows in the run's document. Any thread, never waits."""
-        self._desk.report(step, message, done, total)
+        if self._cut_for is None:
+            self._desk.report(step, message, done, total)
 
     def heartbeat(self) -> None:
         """Say that the work goes on though nothing has come of it yet. Any thread."""
-        self._desk.heartbeat()
+        if self._cut_for is None:
+            self._desk.heartbeat()
 
 
 def http_total() -> float | None:
     """Seconds that a call of ``stagerun.http`` may take in this stage; None outside a run."""
-    desk = CURRENT.get()
-    return None if desk is None else desk.actor.stage.http_total
+    current = CURRENT.get()
+    if isinstance(current, Context):
+        return current.http_total
+    return None if current is None else current.actor.stage.http_total
 
 
 def current_context() -> Context | None:
     """Return the context of the attempt that this code runs in; None outside a stage."""
-    desk = CURRENT.get()
-    return None if desk is None or not desk.busy else desk.context()
+    current = CURRENT.get()
+    if current is None or isinstance(current, Context):
+        return current
+    return current.context() if current.busy else None
 
 
 def report(
     step: str, message: str = "", done: float | None = None, total: float | None = None
 ) -> None:
     """Report like ``ctx.report()``, from code that has no ctx; nothing happens outside a run."""
-    _at_desk(lambda desk: desk.report(step, message, done, total))
+    context = current_context()
+    if context is not None:
+        context.report(step, message, done, total)
 
 
 def heartbeat() -> None:
     """Beat like ``ctx.heartbeat()``, from code that has no ctx; nothing happens outside a run."""
-    _at_desk(lambda desk: desk.heartbeat())
-
-
-def _at_desk(act: "Callable[[Desk], None]") -> None:
-    desk = CURRENT.get()
-    if desk is not None:
-        act(desk)
+    context = current_context()
+    if context is not None:
+        context.heartbeat()

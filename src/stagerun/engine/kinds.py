@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from stagerun.engine.context import CURRENT
 from stagerun.engine.desk import Desk, Item
 from stagerun.engine.emission import Emitter
 from stagerun.engine.hub import Hub
@@ -273,7 +274,10 @@ async def _in_thread(desk: Desk, function: Callable[[], Any]) -> Any:
     hub, index = desk.actor.hub, desk.actor.index
     host = trio.lowlevel.current_trio_token()
 
+    context = desk.context()
+
     def work() -> Any:
+        CURRENT.set(context)
         try:
             return function()
         finally:

@@ -243,7 +243,7 @@ class RunActor:
     def _heard(self) -> None:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
         if self.hub.ledger.fenced and self.hub.ledger.published.ending is None:
-            message = "another process has ended this generation of the run"
+            message = "its commits are refused: another process has ended it (or see the log)"
             self.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
 
     def _token_cancelled(self) -> Any:

@@ -21,7 +21,13 @@ from stagerun.store.bridge import AioThread
 from stagerun.store.driver import BEAT, Composer, Question, is_passing, needs_space
 from stagerun.store.opening import check_path, connect, explain, read_only
 from stagerun.store.owner import Identity, Liveness, OwnerFile, folder_of, probe
-from stagerun.store.transaction import Receipt, Transaction, execute
+from stagerun.store.transaction import (
+    BROKEN_RULES,
+    Receipt,
+    Transaction,
+    execute,
+    execute_apart,
+)
 
 __all__ = ["AioStore"]
 
@@ -184,6 +190,9 @@ class _Writer:
         while True:
             try:
                 receipt, foreign = await self._connection.run(_commit_politely, transaction)
+            except BROKEN_RULES as error:
+                self._tell(self._composer.troubled, f"a run's batch breaks a rule: {error}")
+                return await self._connection.run(execute_apart, transaction)
             except sqlite3.Error as error:
                 if not is_passing(error):
                     raise

@@ -11,7 +11,13 @@ import trio
 from stagerun.store.driver import BEAT, Composer, Question, is_passing
 from stagerun.store.opening import connect
 from stagerun.store.owner import Identity, Liveness
-from stagerun.store.transaction import Receipt, Transaction, execute
+from stagerun.store.transaction import (
+    BROKEN_RULES,
+    Receipt,
+    Transaction,
+    execute,
+    execute_apart,
+)
 
 __all__ = ["InlineStore"]
 
@@ -49,6 +55,8 @@ class InlineStore:
         while True:
             try:
                 return execute(connection, transaction)
+            except BROKEN_RULES:
+                return execute_apart(connection, transaction)
             except sqlite3.Error as error:
                 if not is_passing(error):
                     raise

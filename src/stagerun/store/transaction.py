@@ -7,7 +7,17 @@ from typing import Any
 
 from attrs import field, frozen
 
-__all__ = ["InconsistentError", "Receipt", "Rows", "Statement", "Transaction", "Unit", "execute"]
+__all__ = [
+    "BROKEN_RULES",
+    "InconsistentError",
+    "Receipt",
+    "Rows",
+    "Statement",
+    "Transaction",
+    "Unit",
+    "execute",
+    "execute_apart",
+]
 
 
 class InconsistentError(Exception):
@@ -62,6 +72,10 @@ class Receipt:
     guards: tuple[Sequence[Any] | None, ...]
 
 
+BROKEN_RULES = (InconsistentError, sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
+"""What a unit raises for its own content; everything else concerns the database."""
+
+
 def execute(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
     """Run *transaction* on a connection in autocommit mode; all of it or nothing.
 
@@ -78,6 +92,20 @@ def execute(connection: sqlite3.Connection, transaction: Transaction) -> Receipt
             connection.execute("ROLLBACK")
         raise
     return Receipt(guards)
+
+
+def execute_apart(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+    """Run each unit in a transaction of its own; one that breaks a rule counts as refused.
+
+    For when the whole was refused for what one unit holds: one run's trouble stays its own.
+    """
+    guards: list[Sequence[Any] | None] = []
+    for unit in transaction.units:
+        try:
+            guards += execute(connection, Transaction((unit,))).guards
+        except BROKEN_RULES:
+            guards.append(None)
+    return Receipt(tuple(guards))
 
 
 def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:
