@@ -58,7 +58,7 @@ def call(arguments: Sequence[str]) -> int:
             return command(*bound.args, **bound.kwargs) or SUCCEEDED
     except cyclopts.CycloptsError as error:
         complain(f"{error} (see `stagerun --help`)")
-    except (UsageError, PolicyError, StoreError) as error:
+    except (UsageError, PolicyError, StoreError, UnicodeEncodeError) as error:
         complain(error)
     except KeyboardInterrupt:
         return CANCELLED

@@ -48,6 +48,11 @@ def order_of(
     Raises:
         UsageError: Something is not of a kind that can be used; it says which.
     """
+    for what, value, kind in (("key", key, str), ("target", target, str)):
+        if value is not None and not isinstance(value, kind):
+            raise UsageError(f"{what} must be text, got {value!r}")
+    if not isinstance(labels, Mapping):
+        raise UsageError(f"labels must be a mapping of text to text, got {labels!r}")
     given = items if items is not None else pipeline.source
     if given is None:
         raise UsageError(

@@ -65,7 +65,7 @@ class Register:
         *late*: seconds that cut work still took to stop.
         """
         name = None if error is None else codec.error_name(error)
-        message = codec.words(ended.message or error)
+        message = codec.words(ended.message or error) or name or ""
         phase = PHASE.get()
         if phase and ended.outcome is Outcome.TIMED_OUT:
             message = f"{message} (HTTP phase: {phase})"

@@ -34,6 +34,8 @@ _LOOK = 5.0
 _SHUT_DOWN = Ending(
     Status.INTERRUPTED, Cause.SHUTDOWN, "the program shut down before the run was done"
 )
+_LAST_COMMITS = 5.0
+"""Seconds beyond the grace that a database which refuses commits may hold up the leaving."""
 _NAME_EVERY = 5.0
 """Seconds between two lines that name what keeps the runtime from being left."""
 
@@ -110,6 +112,10 @@ class Runtime:
         """
         if self._closing:
             raise RuntimeClosedError("the runtime is being left and takes no new runs")
+        if not isinstance(pipeline, Pipeline):
+            raise UsageError(f"start() takes a Pipeline, got {pipeline!r}")
+        if token is not None and not isinstance(token, CancellationToken):
+            raise UsageError(f"token must be a CancellationToken, got {token!r}")
         try:
             settled = self._settled(pipeline)
         except SettingError as error:
@@ -127,6 +133,9 @@ class Runtime:
         if birth.error is not None:
             raise birth.error
         assert birth.actor is not None  # noqa: S101 - a birth is over with an actor or an error
+        owner_of_key = birth.actor.hub.pipeline.name
+        if owner_of_key != pipeline.name:
+            raise UsageError(f"key {key!r} belongs to a run of pipeline {owner_of_key!r}")
         return Run(birth.actor)
 
     def statistics(self) -> RuntimeStatistics:
@@ -223,6 +232,8 @@ class Runtime:
         assert key is not None  # noqa: S101 - only a key makes a start be refused
         known = await self._store.ask(questions.run_of_key(key))
         assert known is not None  # noqa: S101 - runs are not deleted
+        if known.pipeline != order.pipeline.name:
+            raise UsageError(f"key {key!r} belongs to a run of pipeline {known.pipeline!r}")
         if known.id in self._runs:
             return self._runs[known.id]
         if known.ending is None:
@@ -307,13 +318,21 @@ class Runtime:
             self._recorder.live.pop(actor.hub.ledger, None)
             self._haunted = [ended for ended in [*self._haunted, actor] if ended.hub.survivors]
 
+    async def _all_ended(self) -> None:
+        while self._births:
+            await self._quiet.park()
+
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._closing = True
         for actor in [*self._runs.values()]:
             actor.stop(_SHUT_DOWN)
-        while self._births:
-            await self._quiet.park()
+        longest = max((a.hub.pipeline.grace for a in self._runs.values()), default=0.0)
+        with trio.move_on_after(longest + _LAST_COMMITS):
+            await self._all_ended()
+        if self._births:  # their work has stopped by now: it is the database that they wait for
+            self._store.give_up()
+            await self._all_ended()
         self._house.cancel(reason="the runtime is left")
         self._recorder.stop_beating()
         if not self._owner:

@@ -28,7 +28,7 @@ from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
 from stagerun.engine.stage import StageActor
-from stagerun.errors import CancelRequested, UsageError
+from stagerun.errors import CancelRequested, StagerunError, UsageError
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.verdict import Ended
@@ -143,7 +143,8 @@ class SourceActor:
                 self.broken = self._too_slow()
         except BaseException as error:
             message = f"the source failed: {codec.words(error)}"
-            self._hub.log.warning("%s", message, exc_info=error)
+            ours = isinstance(error, StagerunError)  # its words say all
+            self._hub.log.warning("%s", message, exc_info=None if ours else error)
             code = codec.error_name(error)
             self.broken = Ending(Status.FAILED, Cause.SOURCE_ERROR, message, code)
         if self._left_behind is not None:
@@ -263,8 +264,10 @@ class SourceActor:
             self._number += 1
             if keep:
                 self._keep(value)
-            else:
+            elif self._first.stage.value_type in (Any, type(value)):
                 self._first.put(Item(self._number, value))
+            else:
+                self._fit(value)
             if self._first.mailbox.full:
                 await self._first.mailbox.room()
         await hub.recorder.room()
@@ -283,6 +286,15 @@ class SourceActor:
         row = (hub.ledger.run, 0, number, hub.ledger.generation, 0, number, None, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
         self._put(number, encoded)
+
+    def _fit(self, value: Any) -> None:
+        """Give the first stage an item as its annotation asks for it."""
+        try:
+            encoded = codec.encode(value)
+        except BaseException:  # noqa: BLE001 - not to be stored: it comes as it is, and may do
+            self._first.put(Item(self._number, value))
+            return
+        self._put(self._number, encoded)
 
     def _put(self, number: int, encoded: bytes) -> None:
         try:

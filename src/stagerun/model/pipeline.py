@@ -57,35 +57,66 @@ def stage(
     return declare if function is None else declare(function)
 
 
-def batch(*, size: int = 100, wait: float = 0.1, **options: Unpack[StageOptions]) -> _Decorator:
+@overload
+def batch(function: Callable[..., Any], /) -> Stage: ...
+@overload
+def batch(*, size: int = 100, wait: float = 0.1, **options: Unpack[StageOptions]) -> _Decorator: ...
+def batch(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    size: int = 100,
+    wait: float = 0.1,
+    **options: Unpack[StageOptions],
+) -> Stage | _Decorator:
     """Declare a stage that gets a list of up to *size* items and returns as many results.
 
     Each result is a value, ``DROP`` or an exception (that item's failure).
 
     Args:
+        function: When it stands without parentheses.
         size: Items in a call at most.
         wait: Seconds from the first item's arrival until an incomplete batch is taken.
         options: Those of every stage.
     """
     policy = Batch(size=size, wait=wait)
-    return lambda function: _declare(function, Kind.BATCH, options, batch=policy)
+
+    def declare(function: Callable[..., Any]) -> Stage:
+        return _declare(function, Kind.BATCH, options, batch=policy)
+
+    return declare if function is None else declare(function)
 
 
+@overload
+def collect(function: Callable[..., Any], /) -> Stage: ...
+@overload
 def collect(
     *, by: Callable[[Any], Any] | None = None, **options: Unpack[StageOptions]
-) -> _Decorator:
+) -> _Decorator: ...
+def collect(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    by: Callable[[Any], Any] | None = None,
+    **options: Unpack[StageOptions],
+) -> Stage | _Decorator:
     """Declare a stage that gets an async iterator over the stored outcomes of a group.
 
     It begins when the stage before it is through. The outcomes come in item order, read from the
     database page by page.
 
     Args:
+        function: When it stands without parentheses.
         by: The group of a value; of an item without a result, of the value it went in with.
         options: Those of every stage. ``least_ok`` is the least share of ``ok`` among a group's
             outcomes that were not ``skipped``; below it the group ends ``failed``.
     """
     policy = Collect(by=by)
-    return lambda function: _declare(function, Kind.COLLECT, options, collect=policy)
+
+    def declare(function: Callable[..., Any]) -> Stage:
+        return _declare(function, Kind.COLLECT, options, collect=policy)
+
+    return declare if function is None else declare(function)
 
 
 def _declare(

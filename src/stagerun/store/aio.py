@@ -56,6 +56,7 @@ class AioStore:
         self._wake = asyncio.Event()
         self._notified = False  # Invariant: True from a wake() until the actor looks again.
         self._stopping = False
+        self._given_up = False
         self._owner: OwnerFile | None = None
 
     async def run(
@@ -93,7 +94,9 @@ class AioStore:
                 self._reader = reader
                 started()
                 try:
-                    await _Writer(writer, composer, tell, self._wait).serve()
+                    await _Writer(
+                        writer, composer, tell, self._wait, lambda: self._given_up
+                    ).serve()
                 finally:
                     self._reader = None
         except sqlite3.Error as error:
@@ -145,6 +148,10 @@ class AioStore:
         except sqlite3.Error as error:
             raise StoreError(explain(error, self.path)) from error
 
+    def give_up(self) -> None:
+        """See ``Store.give_up``."""
+        self._given_up = True
+
     def stop(self) -> None:
         """See ``Store.stop``."""
         self._stopping = True
@@ -160,11 +167,13 @@ class _Writer:
         composer: Composer,
         tell: Callable[..., None],
         wait: Callable[[], Awaitable[bool]],
+        given_up: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._composer = composer
         self._tell = tell
         self._wait = wait
+        self._given_up = given_up
         self._since_checkpoint = 0
         self._foreign_commits = 0  # SQLite's data_version: changes when somebody else commits
 
@@ -194,7 +203,7 @@ class _Writer:
                 self._tell(self._composer.troubled, f"a run's batch breaks a rule: {error}")
                 return await self._connection.run(execute_apart, transaction)
             except sqlite3.Error as error:
-                if not is_passing(error):
+                if not is_passing(error) or self._given_up():
                     raise
                 if time.monotonic() > silent_until:
                     waited = f"{error}, for {time.monotonic() - began:.0f} s now"

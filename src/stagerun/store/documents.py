@@ -208,7 +208,8 @@ _HEAD = """
     SELECT r.run, r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
            g.message, g.error_code, g.percent, g.step, g.note, g.done, g.total, r.created_at,
            g.started_at, g.updated_at, o.alive_at, g.finished_at, g.deadline_at, g.requested_at,
-           g.stopped_at, g.survivors, r.source_length, o.id, o.device, o.inode, o.pid, o.host
+           g.stopped_at, g.survivors, r.source_length, o.id, o.device, o.inode, o.ended_at,
+           o.pid, o.host
     FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
     LEFT JOIN owners o ON o.owner = g.owner
 """
@@ -229,10 +230,10 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
      percent, step, note, done, total, created, started, updated, alive, finished, deadline,
      requested, stopped, survivors, source_length, *owner) = row  # fmt: skip
     labels = connection.execute("SELECT name, value FROM labels WHERE run = ?", (run,)).fetchall()
-    verdict = "ended" if finished else _verdict(connection, *owner[:3])
+    verdict = "ended" if finished else _verdict(connection, *owner[:4])
     if verdict == "dead":  # nobody has settled it yet; whoever reads now is told the truth
         status, cause = "interrupted", "owner_died"
-        message = f"its process died (pid {owner[3]} on {owner[4]})"
+        message = f"its process died (pid {owner[4]} on {owner[5]})"
     failed = status in ("failed", "timed_out", "interrupted")
     return {
         "id": identifier,
@@ -264,9 +265,15 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
 
 
 def _verdict(
-    connection: sqlite3.Connection, owner: str | None, device: int | None, inode: int | None
+    connection: sqlite3.Connection,
+    owner: str | None,
+    device: int | None,
+    inode: int | None,
+    ended_at: int | None,
 ) -> str:
     """Look at the owner's file: ``alive``, ``dead``, or ``unknown`` where that cannot be told."""
+    if ended_at is not None:
+        return Liveness.DEAD.value
     (database,) = connection.execute("SELECT file FROM pragma_database_list").fetchone()
     if not database or owner is None or device is None or inode is None:
         return Liveness.UNKNOWN.value

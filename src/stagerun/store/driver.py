@@ -64,6 +64,9 @@ class Store(Protocol):
     async def ask(self, question: Question[T]) -> T:
         """Answer *question* from committed data, on a reading connection."""
 
+    def give_up(self) -> None:
+        """Let a commit that is being tried again and again fail for good, loudly."""
+
     def stop(self) -> None:
         """Let ``run()`` commit what waits, close and return."""
 

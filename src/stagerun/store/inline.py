@@ -31,6 +31,7 @@ class InlineStore:
         self.path = path
         self._something = trio.Event()
         self._stopping = False
+        self._given_up = False
         self._connection: sqlite3.Connection | None = None
 
     async def run(
@@ -58,7 +59,7 @@ class InlineStore:
             except BROKEN_RULES:
                 return execute_apart(connection, transaction)
             except sqlite3.Error as error:
-                if not is_passing(error):
+                if not is_passing(error) or self._given_up:
                     raise
                 await trio.sleep(0.05)
 
@@ -82,6 +83,10 @@ class InlineStore:
         await trio.lowlevel.checkpoint()
         assert self._connection is not None, "the store is not open"  # noqa: S101 - our own order
         return question(self._connection)
+
+    def give_up(self) -> None:
+        """See ``Store.give_up``."""
+        self._given_up = True
 
     def stop(self) -> None:
         """See ``Store.stop``."""

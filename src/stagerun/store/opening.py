@@ -22,11 +22,17 @@ def check_path(path: str | Path) -> Path:
     Raises:
         StoreError: The folder does not exist, or a folder stands in its place.
     """
+    if not str(path):
+        raise StoreError("the path of the database is empty: give the path of a file")
     place = Path(path).expanduser().absolute()
-    if place.is_dir():
-        raise StoreError(f"{place} is a folder: give the path of a database file")
-    if not place.parent.is_dir():
-        raise StoreError(f"the folder {place.parent} does not exist: create it first")
+    try:
+        if place.is_dir():
+            raise StoreError(f"{place} is a folder: give the path of a database file")
+        if not place.parent.is_dir():
+            raise StoreError(f"the folder {place.parent} does not exist: create it first")
+        place.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise StoreError(f"database {place}: {error.strerror}") from error
     return place
 
 
@@ -67,7 +73,12 @@ def read_only(path: str | Path) -> sqlite3.Connection:
     place = check_path(path)
     if not place.exists():
         raise StoreError(f"there is no database {place}: give its path with --db")
-    connection = sqlite3.connect(place, isolation_level=None, timeout=5, check_same_thread=False)
+    try:
+        connection = sqlite3.connect(
+            place, isolation_level=None, timeout=5, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise StoreError(explain(error, place)) from error
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA query_only = ON")

@@ -211,6 +211,7 @@ class KnownRun:
     """A run that is on disk already, and how it ended if it has."""
 
     id: str
+    pipeline: str
     run: int
     generation: int
     ending: Ending | None
@@ -223,19 +224,18 @@ def run_of_key(request_key: str) -> Question[KnownRun | None]:
 
     def ask(connection: sqlite3.Connection) -> KnownRun | None:
         row = connection.execute(
-            "SELECT r.id, r.run, r.generation, g.status, g.cause, g.message, g.error_code,"
-            " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
+            "SELECT r.id, r.pipeline, r.run, r.generation, g.status, g.cause, g.message,"
+            " g.error_code, (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
             " FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation"
             " WHERE r.request_key = ?",
             (request_key,),
         ).fetchone()
         if row is None:
             return None
-        identifier, run, generation, status, cause, message, code, seconds = row
+        identifier, pipeline, run, generation, status, cause, message, code, seconds = row
         ending = None if cause is None else Ending(Status(status), Cause(cause), message, code)
-        return KnownRun(
-            identifier, run, generation, ending, _counts(connection, run, generation), seconds
-        )
+        counts = _counts(connection, run, generation)
+        return KnownRun(identifier, pipeline, run, generation, ending, counts, seconds)
 
     return ask
 
