@@ -1,8 +1,12 @@
-"""Operators' settings, where they meet a run."""
+"""Starting: settings, arguments, keys, and a database that refuses."""
+
+from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
-from stagerun import Pipeline, SettingError, open_runtime, stage
+from stagerun import Pipeline, SettingError, StoreError, UsageError, open_runtime, stage
 from stagerun.engine.env import Env
 from stagerun.store.documents import run_list
 from stagerun.store.inline import InlineStore
@@ -30,3 +34,50 @@ async def test_a_good_setting_is_what_the_run_uses() -> None:
         run = await runtime.start(Pipeline("demo", [work]), [1])
         assert (await run.wait()).status == "succeeded"
         assert run._actor.hub.pipeline.stages[0].workers == 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token": "x"},
+        {"key": 5},
+        {"target": 5},
+        {"labels": ["a"]},
+        {"labels": {"a": 1}},
+        {"params": object()},
+        {"pipeline": work},
+        {"items": "text"},
+        {"items": 5},
+    ],
+    ids=str,
+)
+async def test_a_wrong_argument_is_refused_before_anything_is_stored(wrong: dict[str, Any]) -> None:
+    store = InlineStore()
+    async with open_runtime(store=store, env=Env(environ={})) as runtime:
+        given: dict[str, Any] = {"pipeline": Pipeline("demo", [work]), "items": [1]}
+        with pytest.raises(UsageError):
+            await runtime.start(**(given | wrong))
+        assert await store.ask(run_list()) == []
+
+
+async def test_a_key_belongs_to_one_pipeline_for_ever() -> None:
+    async with open_runtime(store=InlineStore(), env=Env(environ={})) as runtime:
+        first = await runtime.start(Pipeline("one", [work]), [1], key="k")
+        await first.wait()
+        again = await runtime.start(Pipeline("one", [work]), [2], key="k")
+        assert again.id == first.id
+        assert (await again.wait()).stages[0].accepted == 1
+        with pytest.raises(UsageError, match="belongs to a run of pipeline 'one'"):
+            await runtime.start(Pipeline("two", [work]), [1], key="k")
+
+
+async def test_a_database_that_refuses_for_ever_does_not_hold_the_leaving(
+    autojump_clock: MockClock,
+) -> None:
+    store = InlineStore()
+    with pytest.raises(StoreError, match="full"):  # noqa: PT012 - it is the leaving that raises
+        async with open_runtime(store=store, env=Env(environ={}, threads=False)) as runtime:
+            assert store._connection is not None
+            store._connection.execute("PRAGMA max_page_count = 1")
+            await runtime.start(Pipeline("demo", [work]), lambda: ["x" * 1000] * 1000)
+    assert trio.current_time() < 60
