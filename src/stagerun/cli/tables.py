@@ -175,17 +175,15 @@ def _print_head(screen: Console, document: dict[str, Any]) -> None:
 
 def _stage_table(stages: Sequence[dict[str, Any]], *, narrow: bool) -> Table:
     if narrow:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-    else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+        return _stage_lines(stages)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
     table.add_column("stage", no_wrap=True, overflow="ellipsis")
     table.add_column("items", justify="right", no_wrap=True)
     shown = [name for name in OUTCOMES if name in _ALWAYS or any(s[name] for s in stages)]
     unfinished = [name for name in ("in_flight", "waiting") if any(s[name] for s in stages)]
     for name in [*shown, *unfinished]:
         table.add_column(_said(name), justify="right", no_wrap=True)
-    if not narrow:
-        table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
     for stage in stages:
         counts = [
             Text(f"{stage[name]:,}", style=OUTCOMES[name] if stage[name] else "dim")
@@ -196,9 +194,20 @@ def _stage_table(stages: Sequence[dict[str, Any]], *, narrow: bool) -> Table:
             f"{stage['accepted']:,}",
             *counts,
             *(f"{stage[name]:,}" for name in unfinished),
-            *(() if narrow else (_took(stage),)),
+            _took(stage),
         )
     return table
+
+
+def _stage_lines(stages: Sequence[dict[str, Any]]) -> Table:
+    """Return the same in words, which wrap: a table that is too wide would cut digits off."""
+    grid = Table.grid()
+    for stage in stages:
+        words = [f"{stage[name]:,} {_said(name)}" for name in OUTCOMES if stage[name]]
+        words += [f"{stage[n]:,} {_said(n)}" for n in ("in_flight", "waiting") if stage[n]]
+        told = ", ".join(words) or "nothing came"
+        grid.add_row(Text(f"{plain(stage['name'])}  {stage['accepted']:,} items: {told}"))
+    return grid
 
 
 def _print_failures(
