@@ -351,17 +351,6 @@ async def test_a_callback_that_raises_harms_no_run(bench: Bench, when: str, erro
     assert (await other.wait()).status == "succeeded"
 
 
-def test_a_token_is_cancelled_once_and_keeps_its_first_reason() -> None:
-    token = CancellationToken()
-    assert (token.cancelled, token.reason) == (False, None)
-    token.raise_if_cancelled()
-    assert token.cancel("first")
-    assert not token.cancel("second")
-    assert (token.cancelled, token.reason) == (True, "first")
-    with pytest.raises(CancelRequested, match="first"):
-        token.raise_if_cancelled()
-
-
 def test_linked_tokens_follow_and_do_not_lead() -> None:
     one, two = CancellationToken(), CancellationToken()
     both = CancellationToken(one, two)
