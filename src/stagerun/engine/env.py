@@ -6,7 +6,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 
-import trio
 from attrs import field, frozen
 
 __all__ = ["Env"]
@@ -31,7 +30,3 @@ class Env:
     def now_us(self) -> int:
         """Wall time in microseconds, as it stands in the database."""
         return int(self.wall() * 1e6)
-
-    def to_us(self, monotonic: float) -> int:
-        """Turn a time of trio's clock into wall time in microseconds."""
-        return int((self.wall() - trio.current_time() + monotonic) * 1e6)
