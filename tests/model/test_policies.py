@@ -180,7 +180,7 @@ def test_a_stage_can_still_be_called_as_the_function_it_is() -> None:
     [
         (lambda: stage(mode="thread")(work), "of an async function must be 'async'"),
         (lambda: stage(mode="async")(many_lines), "of a plain function must be 'thread'"),
-        (lambda: stage(mode="process")(many_lines), "'thread' or 'inline'"),  # type: ignore[call-overload]
+        (lambda: stage(mode="process")(many_lines), "'thread' or 'inline'"),
         (lambda: stage(name="one")(lambda: 1), "must take the item"),
         (lambda: collect()(many_lines), "must be async"),
         (lambda: stage(retry=3)(work), "Stage.retry must be a Retry"),  # type: ignore[call-overload]

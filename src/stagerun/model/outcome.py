@@ -34,6 +34,7 @@ class ItemCause(Enum):
     LEAST_OK = "least_ok"
     DEADLINE = "deadline"
     ATTEMPT_DEADLINE = "attempt_deadline"
+    STALLED = "stalled"
     RUN_DEADLINE = "run_deadline"
     REQUESTED = "requested"
     SHUTDOWN = "shutdown"
@@ -41,6 +42,7 @@ class ItemCause(Enum):
     DROPPED = "dropped"
     DUPLICATE = "duplicate"
     SUPERSEDED = "superseded"
+    WORKER_DIED = "worker_died"
     CRASHED = "crashed"
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 from attrs import evolve, field, fields, frozen
 
 from stagerun.errors import PolicyError
-from stagerun.model.policy import Batch, Collect, Restart, Retry, number, share
+from stagerun.model.policy import Batch, Collect, Restart, Retry, number, share, whole
 from stagerun.model.stage import Kind, Mode, Stage, name_validator
 
 __all__ = ["Pipeline", "StageOptions", "batch", "collect", "stage"]
@@ -27,6 +27,7 @@ class StageOptions(TypedDict, total=False):
     mode: Mode
     resource: Callable[[], AbstractAsyncContextManager[Any]] | None
     restart: Restart
+    heartbeat_timeout: float | None
     weight: float
     least_ok: float
     key: Callable[[Any], Any] | None
@@ -163,7 +164,11 @@ class Pipeline:
     grace: float = field(default=5.0, validator=number(zero=True), kw_only=True)
     """Seconds that stages with a ``ctx`` get to stop by themselves after a cancellation."""
     on_interrupt: Literal["settle", "resume"] = field(default="settle", kw_only=True)
-    """What becomes of a run whose process died: it is settled, or resumed."""
+    """What becomes of a run whose process died: it is settled, or resumed by the next process that
+    knows this pipeline."""
+    resumes: int = field(default=5, validator=whole(least=0), kw_only=True)
+    """How many times a run is resumed by ``on_interrupt="resume"``; then it stays settled. Resumes
+    that somebody asks for are not counted."""
 
     @stages.validator
     def _(self, _attribute: Any, stages: tuple[Any, ...]) -> None:

@@ -14,7 +14,7 @@ from stagerun.model.policy import Batch, Collect, Restart, Retry, number, share,
 
 __all__ = ["Kind", "Mode", "Stage", "name_validator"]
 
-Mode = Literal["async", "thread", "inline"]
+Mode = Literal["async", "thread", "inline", "process", "asyncio"]
 
 
 class Kind(Enum):
@@ -65,6 +65,9 @@ class Stage:
     resource: Callable[[], AbstractAsyncContextManager[Any]] | None = field(default=None)
     """Makes an async context manager. Each worker opens its own; ``ctx.resource`` is its value."""
     restart: Restart = field(factory=Restart)
+    heartbeat_timeout: float | None = field(default=None, validator=number(none=True))
+    """Seconds without a sign of life (``ctx.heartbeat()``, ``ctx.report()``, or a child given)
+    after which an attempt counts as stalled and is cut. None: only the deadlines cut."""
     weight: float = field(default=1.0, validator=number(zero=True))
     """The stage's part in the run's percentage, relative to the others."""
     least_ok: float = field(default=0.0, validator=share())

@@ -14,7 +14,7 @@ CREATE TABLE owners (
     tick_at      INTEGER NOT NULL,           -- the event loop's last sign of life, as of alive_at
     ended_at     INTEGER,                    -- NULL: open, or died and not yet settled
     ended_by     INTEGER,                    -- itself, or the owner that settled it
-    ended_cause  TEXT CHECK (ended_cause IN ('closed', 'dead')),
+    ended_cause  TEXT CHECK (ended_cause IN ('closed', 'dead', 'lease')),
     memory_used  INTEGER,                    -- bytes, last seen, against its limit
     memory_limit INTEGER,
     CHECK ((ended_at IS NULL) = (ended_cause IS NULL))
@@ -32,10 +32,15 @@ CREATE TABLE runs (
     source        TEXT NOT NULL,             -- stored | function | iterator
     source_length INTEGER,                   -- items the source has; NULL while unknown
     events        INTEGER NOT NULL DEFAULT 0, -- the sequence number of the last event
-    request_key   TEXT UNIQUE                -- makes a repeated start find the first one
+    request_key   TEXT UNIQUE,               -- makes a repeated start find the first one
+    concurrency_key TEXT,                    -- runs with the same one share so many places;
+    concurrency   INTEGER,                   -- beyond them a run stays queued
+    on_interrupt  TEXT NOT NULL DEFAULT 'settle', -- settle | resume: when its process died
+    resumes       INTEGER NOT NULL DEFAULT 0 -- resumes of that sort that are left
 ) STRICT;
 CREATE INDEX runs_by_age ON runs (created_at, run);
 CREATE INDEX runs_by_pipeline ON runs (pipeline, created_at);
+CREATE INDEX runs_by_concurrency ON runs (concurrency_key) WHERE concurrency_key IS NOT NULL;
 
 CREATE TABLE labels (
     run   INTEGER NOT NULL REFERENCES runs,
@@ -50,6 +55,7 @@ CREATE TABLE generations (
     run          INTEGER NOT NULL REFERENCES runs,
     generation   INTEGER NOT NULL,
     owner        INTEGER REFERENCES owners,
+    opened_by    TEXT NOT NULL DEFAULT 'start', -- start | resume | resume_failed | recovery
     status       TEXT NOT NULL CHECK (status IN ('queued', 'running', 'succeeded', 'failed',
                                                  'cancelled', 'timed_out', 'interrupted')),
     cause        TEXT,
@@ -183,6 +189,18 @@ CREATE TABLE superseded (
     stage INTEGER NOT NULL,
     item  INTEGER NOT NULL,
     PRIMARY KEY (run, stage, item)
+) STRICT, WITHOUT ROWID;
+
+-- Items that were under way when their process died; insert-only. An item that was there again and
+-- again, and alone, ends `crashed`.
+CREATE TABLE deaths (
+    run        INTEGER NOT NULL,
+    stage      INTEGER NOT NULL,
+    item       INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    alone      INTEGER NOT NULL,             -- 1: nothing else was under way in that process
+    at         INTEGER NOT NULL,
+    PRIMARY KEY (run, stage, item, generation)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
