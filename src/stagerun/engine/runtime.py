@@ -1,7 +1,5 @@
 """The runtime: any number of runs beside each other, on one database."""
 
-import os
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,26 +9,22 @@ from attrs import define, field, frozen
 from stagerun import logs
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
+from stagerun.engine.household import Household
 from stagerun.engine.hub import Hub
 from stagerun.engine.intake import Order, accept, order_of, refuse
 from stagerun.engine.ledger import Ledger, Line, Snapshot
 from stagerun.engine.recorder import Recorder
-from stagerun.engine.recovery import recover
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
-from stagerun.store import owners, questions
+from stagerun.store import questions
 from stagerun.store.driver import Store
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
-_TICK = 0.25
-"""Seconds between two signs of life of the event loop."""
-_LOOK = 5.0
-"""Seconds between two looks at the other owners."""
 _SHUT_DOWN = Ending(
     Status.INTERRUPTED, Cause.SHUTDOWN, "the program shut down before the run was done"
 )
@@ -69,7 +63,6 @@ class Runtime:
         self._recorder = recorder
         self._env = env
         self._floor = floor
-        self._owner = 0
         self._runs: dict[str, RunActor] = {}
         self._haunted: list[RunActor] = []
         """Runs that have ended while work of theirs had not."""
@@ -79,7 +72,9 @@ class Runtime:
         """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
         self._closing = False
-        self._house = trio.CancelScope(shield=True)
+        self._household = Household(
+            store, recorder, env, floor, on_ended=self._stop_all, on_look=self._adopt
+        )
 
     async def start(
         self,
@@ -119,7 +114,7 @@ class Runtime:
         try:
             settled = self._settled(pipeline)
         except SettingError as error:
-            await refuse(pipeline, error, self._env, self._owner, self._recorder)
+            await refuse(pipeline, error, self._env, self._household.owner, self._recorder)
             raise
         order = order_of(settled, items, params, labels or {}, key=key, target=target)
         birth = self._keyed.get(key) if key is not None else None
@@ -185,7 +180,7 @@ class Runtime:
 
     async def _accept(self, order: Order, token: CancellationToken | None) -> RunActor:
         identifier = self._env.new_id()
-        number = await accept(order, identifier, self._owner, self._recorder, self._env)
+        number = await accept(order, identifier, self._household.owner, self._recorder, self._env)
         if number is None:
             return await self._known(order, token)
         hub = self._hub(identifier=identifier, number=number, order=order, token=token)
@@ -255,60 +250,15 @@ class Runtime:
     # -- beginning and end ----------------------------------------------------------------------
 
     async def _open(self) -> None:
-        await self._register()
-        tidy = trio.Event()
-        self._floor.start_soon(self._keep_house, tidy, name="housekeeping")
-        await tidy.wait()
+        await self._household.open()
 
-    async def _register(self) -> None:
-        """Become an owner: lock a file, then say so in the database; from then on show life."""
-        identifier = self._env.new_id()
-        unit = owners.owner(
-            identifier,
-            self._store.claim(identifier),
-            now=self._env.now_us(),
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            revision=self._env.environ.get("STAGERUN_REVISION"),
-        )
-        returned = await self._recorder.write(unit)
-        assert returned is not None  # noqa: S101 - an INSERT of a fresh identifier
-        self._owner = int(returned[0])
-        self._recorder.beat_for(self._owner, self._ended_by_others)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _keep_house(self, tidy: trio.Event) -> None:
-        """Settle what dead owners left, first now and then for ever; show that the loop lives."""
-        with self._house:
-            await recover(self._owner, self._store, self._recorder, self._env)
-            tidy.set()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tick, name="ticker")
-                nursery.start_soon(self._recover_for_ever, name="recovery")
-
-    @trio.lowlevel.enable_ki_protection
-    async def _tick(self) -> None:
-        while True:
-            self._recorder.tick_at = self._env.now_us()
-            await trio.sleep(_TICK)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _recover_for_ever(self) -> None:
-        while True:
-            await trio.sleep(_LOOK)
-            try:
-                await recover(self._owner, self._store, self._recorder, self._env)
-            except StoreError as error:
-                logs.RunLog(now=self._env.now_us).warning("recovery is tried again: %s", error)
-
-    def _ended_by_others(self) -> None:
-        """Hear that another process took this one for dead: stop its runs, begin as a new owner."""
-        message = "another process has settled this owner's runs"
-        logs.RunLog(now=self._env.now_us).error("%s: they stop here", message)
+    def _stop_all(self, message: str) -> None:
+        """Hear that another process has settled the runs of this one."""
         for actor in self._runs.values():
             actor.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
-        if not self._closing:
-            self._floor.start_soon(self._register, name="registers anew")
+
+    async def _adopt(self) -> None:
+        """Take over what waits for a process that knows its pipeline."""
 
     async def _conduct(self, actor: RunActor) -> None:
         try:
@@ -325,6 +275,7 @@ class Runtime:
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._closing = True
+        self._household.leave()
         for actor in [*self._runs.values()]:
             actor.stop(_SHUT_DOWN)
         longest = max((a.hub.pipeline.grace for a in self._runs.values()), default=0.0)
@@ -333,15 +284,10 @@ class Runtime:
         if self._births:  # their work has stopped by now: it is the database that they wait for
             self._store.give_up()
             await self._all_ended()
-        self._house.cancel(reason="the runtime is left")
-        self._recorder.stop_beating()
-        if not self._owner:
-            return  # it was cancelled while opening
         try:
-            await self._recorder.write(owners.end_owner(self._owner, self._env.now_us()))
+            await self._household.close()
         except StoreError:
             return  # it is what open_runtime raises already
-        self._store.release()
         self._floor.start_soon(_name_survivors, self._haunted, name="names what does not stop")
 
 

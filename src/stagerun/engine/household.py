@@ -1,0 +1,134 @@
+"""What a runtime does beside its runs: it is an owner, shows life, and looks after the others."""
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from stagerun import logs
+from stagerun.engine.env import Env
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.recovery import recover
+from stagerun.errors import StoreError
+from stagerun.store import owners
+from stagerun.store.driver import Store
+
+__all__ = ["Household"]
+
+_TICK = 0.25
+"""Seconds between two signs of life of the event loop."""
+_LOOK = 5.0
+"""Seconds between two looks at the other owners."""
+
+
+class Household:
+    """The owner that this runtime is, from its registration to its orderly end.
+
+    Args:
+        store: Where owners are registered.
+        recorder: What writes their life.
+        env: The world.
+        floor: Where its tasks stand.
+        on_ended: Called when another process has taken this owner for dead; its runs must stop.
+        on_look: Called after each look at the other owners, with nothing of theirs unsettled.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        env: Env,
+        floor: trio.Nursery,
+        *,
+        on_ended: Callable[[str], None],
+        on_look: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.owner = 0
+        """The owner's number; 0 before it is registered."""
+        self._store = store
+        self._recorder = recorder
+        self._env = env
+        self._floor = floor
+        self._on_ended = on_ended
+        self._on_look = on_look
+        self._leaving = False
+        self._scope = trio.CancelScope(shield=True)
+
+    async def open(self) -> None:
+        """Register, settle what dead owners left, and go on doing so in the background."""
+        await self._register()
+        tidy = trio.Event()
+        self._floor.start_soon(self._keep, tidy, name="housekeeping")
+        await tidy.wait()
+
+    async def _register(self) -> None:
+        """Become an owner: lock a file, then say so in the database; from then on show life."""
+        identifier = self._env.new_id()
+        unit = owners.owner(
+            identifier,
+            self._store.claim(identifier),
+            now=self._env.now_us(),
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            revision=self._env.environ.get("STAGERUN_REVISION"),
+        )
+        returned = await self._recorder.write(unit)
+        assert returned is not None  # noqa: S101 - an INSERT of a fresh identifier
+        self.owner = int(returned[0])
+        self._recorder.beat_for(self.owner, self._ended_by_others)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep(self, tidy: trio.Event) -> None:
+        """Settle what dead owners left, first now and then for ever; show that the loop lives."""
+        with self._scope:
+            await self.look()
+            tidy.set()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tick, name="ticker")
+                nursery.start_soon(self._look_for_ever, name="recovery")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _tick(self) -> None:
+        while True:
+            self._recorder.tick_at = self._env.now_us()
+            await trio.sleep(_TICK)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _look_for_ever(self) -> None:
+        while True:
+            await trio.sleep(_LOOK)
+            try:
+                await self.look()
+            except StoreError as error:
+                logs.RunLog(now=self._env.now_us).warning("recovery is tried again: %s", error)
+
+    async def look(self) -> None:
+        """Settle what dead owners have left, now."""
+        await recover(self.owner, self._store, self._recorder, self._env)
+        await self._on_look()
+
+    def _ended_by_others(self) -> None:
+        """Hear that another process took this one for dead: stop its runs, begin as a new owner."""
+        message = "another process has settled this owner's runs"
+        logs.RunLog(now=self._env.now_us).error("%s: they stop here", message)
+        self._on_ended(message)
+        if not self._leaving:
+            self._floor.start_soon(self._register, name="registers anew")
+
+    def leave(self) -> None:
+        """Hear that the runtime is being left: no new owner is made of it any more."""
+        self._leaving = True
+
+    async def close(self) -> None:
+        """Note the orderly end.
+
+        Raises:
+            StoreError: The database was lost before that.
+        """
+        self._scope.cancel(reason="the runtime is left")
+        self._recorder.stop_beating()
+        if not self.owner:
+            return  # it was cancelled while opening
+        await self._recorder.write(owners.end_owner(self.owner, self._env.now_us()))
+        self._store.release()
