@@ -14,6 +14,7 @@ from stagerun import Pipeline, Result, Runtime, open_runtime
 from stagerun.engine.env import Env
 from stagerun.store.inline import InlineStore
 
+_CANCELLED = 3
 EPOCH = 1_700_000_000.0
 """Wall time of the virtual world's beginning."""
 
@@ -23,6 +24,7 @@ def virtual_env(**options: Any) -> Env:
     given: dict[str, Any] = {
         "jitter": lambda: 0.5,
         "wall": lambda: EPOCH + trio.current_time(),
+        "monotonic": trio.current_time,
         "environ": {},
         "threads": False,
     }
@@ -82,18 +84,22 @@ def sums_hold(connection: sqlite3.Connection | None) -> None:
     columns = "ok, failed, timed_out, cancelled, skipped, crashed"
     stages = connection.execute(
         f"SELECT s.run, s.generation, s.stage, s.name, s.accepted, s.in_flight, g.finished_at,"
-        f" {columns} FROM stages s JOIN generations g USING (run, generation)"
+        f" s.since, s.failed_since, {columns}"
+        f" FROM stages s JOIN generations g USING (run, generation)"
     ).fetchall()
-    for run, generation, stage, name, accepted, in_flight, finished_at, *counted in stages:
+    for run, generation, stage, name, accepted, in_flight, finished_at, *rest in stages:
+        since, failed_since, *counted = rest
         where = f"run {run}, generation {generation}, stage {name}"
         rows = connection.execute(
-            "SELECT outcome, count(*), count(DISTINCT item) FROM items"
-            " WHERE run = ? AND generation = ? AND stage = ? GROUP BY outcome",
+            "SELECT outcome, generation, count(*) FROM items"
+            " WHERE run = ? AND generation <= ? AND stage = ? GROUP BY outcome, generation",
             (run, generation, stage),
         ).fetchall()
         stored = [0] * 6
-        for outcome, count, _ in rows:
-            stored[outcome] = count
+        for outcome, recorded, count in rows:
+            final = recorded >= (since if outcome in (0, 4) else failed_since)
+            if final and (outcome != _CANCELLED or recorded == generation):
+                stored[outcome] += count
         assert counted == stored, f"{where}: counters {counted}, rows {stored}"
         waiting = accepted - sum(counted) - in_flight
         assert waiting >= 0, f"{where}: more outcomes than items"

@@ -16,7 +16,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors"},
     "rules": {"model", "errors"},
     "store": {"model", *LEAVES},
-    "engine": {"store", "rules", "model", *LEAVES},
+    "offload": {"engine.context", "engine.token", "store.codec", "model", *LEAVES},
+    "engine": {"offload", "store", "rules", "model", *LEAVES},
     "http": {"engine.context", *LEAVES},
     "cli": {"engine", "store", "rules", "model", *LEAVES},
     "testing": {"engine", "store", "rules", "model", "cli", *LEAVES},
@@ -26,11 +27,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 HOMES = {
     "sqlite3": {"store", "cli"},
     "aiosqlite": {"store"},
-    "asyncio": {"store"},
+    "asyncio": {"store", "offload"},
     "httpx": {"http"},
     "rich": {"cli"},
     "cyclopts": {"cli"},
-    "trio": {"engine", "store", "http", "cli", "testing"},
+    "trio": {"engine", "offload", "store", "http", "cli", "testing"},
     "hypothesis": {"testing"},
 }
 """The only rooms in which these packages are known."""

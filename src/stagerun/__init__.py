@@ -4,7 +4,8 @@
 #
 #   cli  ->  engine  ->  store, rules, model
 #            http    ->  engine.context          (the only home of httpx; imported by its users)
-#            store   ->  model                   (the only home of sqlite3, aiosqlite and asyncio)
+#            offload ->  engine.context, model   (worker processes; asyncio for user code)
+#            store   ->  model                   (the only home of sqlite3 and aiosqlite)
 #            rules   ->  model                   (pure decisions)
 #            model   ->  attrs                   (frozen values)
 #   errors, logs, phase are leaves for all.
@@ -18,6 +19,7 @@ from stagerun.errors import (
     CancelRequested,
     InputError,
     PolicyError,
+    RemoteError,
     RetryLater,
     RunCancelled,
     RunError,
@@ -30,6 +32,7 @@ from stagerun.errors import (
     StoreError,
     TargetError,
     UsageError,
+    WorkerDied,
 )
 from stagerun.model.outcome import DROP, Drop, Failure, ItemCause, Outcome, StageOutcome
 from stagerun.model.pipeline import Pipeline, batch, collect, stage
@@ -55,6 +58,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "PolicyError",
+    "RemoteError",
     "Restart",
     "Result",
     "Retry",
@@ -75,6 +79,7 @@ __all__ = [
     "StoreError",
     "TargetError",
     "UsageError",
+    "WorkerDied",
     "batch",
     "collect",
     "heartbeat",

@@ -10,6 +10,8 @@ StagerunError
 ├── RuntimeClosedError     the runtime has been left, or is leaving
 ├── CancelRequested        raised by ``token.raise_if_cancelled()`` inside a stage
 ├── RetryLater             raise it in a stage: "not now, try again in so many seconds"
+├── WorkerDied             the process that a ``mode="process"`` stage ran in has ended
+├── RemoteError            what it raised, when its class is not imported here
 └── RunError               raised by ``raise_for_status()``: the run did not succeed
     ├── RunFailed
     ├── RunCancelled
@@ -21,6 +23,7 @@ __all__ = [
     "CancelRequested",
     "InputError",
     "PolicyError",
+    "RemoteError",
     "RetryLater",
     "RunCancelled",
     "RunError",
@@ -33,6 +36,7 @@ __all__ = [
     "StoreError",
     "TargetError",
     "UsageError",
+    "WorkerDied",
 ]
 
 
@@ -98,6 +102,24 @@ class RetryLater(StagerunError):  # noqa: N818 - an answer to the engine, named 
     def __init__(self, after: float, why: str = "asked to come again later") -> None:
         super().__init__(why)
         self.retry_after = after
+
+
+class WorkerDied(StagerunError):  # noqa: N818 - named for what happened
+    """The worker process of a ``mode="process"`` stage ended before it answered; says how.
+
+    It was killed, crashed, or called ``os._exit()``. ``Retry.on`` sees it like any other error.
+    """
+
+
+class RemoteError(StagerunError):
+    """An error of a worker process whose class is not imported in the parent.
+
+    ``name`` is the class, ``module.Name``.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
 
 
 class RunError(StagerunError):

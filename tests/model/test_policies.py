@@ -175,12 +175,23 @@ def test_a_stage_can_still_be_called_as_the_function_it_is() -> None:
     assert stage(many_lines)("a") == ["a"]
 
 
+async def children(item: str) -> AsyncIterator[str]:
+    yield item
+
+
 @pytest.mark.parametrize(
     ("declare", "words"),
     [
         (lambda: stage(mode="thread")(work), "of an async function must be 'async'"),
         (lambda: stage(mode="async")(many_lines), "of a plain function must be 'thread'"),
-        (lambda: stage(mode="process")(many_lines), "'thread' or 'inline'"),
+        (lambda: stage(mode="process")(work), "of an async function must be 'async' or 'asyncio'"),
+        (lambda: stage(mode="asyncio")(many_lines), "'thread' or 'process' or 'inline'"),
+        (lambda: stage(mode="asyncio")(children), "where a stage gives an iterator"),
+        (lambda: collect(mode="asyncio")(work), "where a stage gets an iterator"),
+        (lambda: stage(mode="process", name="one")(lambda item: item), "at the top level"),
+        (lambda: stage(mode="process", name="one")(partial(many_lines)), "at the top level"),
+        (lambda: stage(mode="process", resource=resource)(many_lines), "open it in the stage"),
+        (lambda: stage(mode="asyncio", resource=resource)(work), "open it in the stage"),
         (lambda: stage(name="one")(lambda: 1), "must take the item"),
         (lambda: collect()(many_lines), "must be async"),
         (lambda: stage(retry=3)(work), "Stage.retry must be a Retry"),  # type: ignore[call-overload]

@@ -26,9 +26,10 @@ from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.frontier import Child, Floors, StageFacts, first_changed, judge_child
 from stagerun.rules.frontier import open_stages as opening_of
-from stagerun.store import codec, frontier, writes
+from stagerun.store import codec, frontier, groups, writes
 from stagerun.store.frontier import Place
 from stagerun.store.opening import connect
+from stagerun.store.reopening import next_generation
 from stagerun.store.transaction import Rows, Statement, Transaction, Unit, execute
 
 RUN = 1
@@ -357,7 +358,7 @@ class Engine:
 
     def supersede(self, stage: int, item: int) -> None:
         self.void.add((stage, item))
-        self.others.append(frontier.supersede(RUN, stage, item))
+        self.others.append(writes.supersede(RUN, stage, item))
 
     def enlist(self, stage: int, item: int, value: str) -> None:
         if stage < len(self.mail) and self.plan.kinds[stage] is Kind.COLLECT:
@@ -381,9 +382,9 @@ class Engine:
     def members(self, stage: int, value: str) -> list[tuple[int, str | None]]:
         after, found = 0, []
         key = codec.encode(value)
-        while page := frontier.members(self.places[stage], key, after)(self.connection):
-            found += [(o, None if v is None else codec.decode(v)) for _, o, v in page]
-            after = page[-1][0]
+        while page := groups.members(self.places[stage], key, after)(self.connection):
+            found += [(int(member.outcome), member.value) for member in page]
+            after = page[-1].item
         return found
 
     def form(self, stage: int) -> None:
@@ -391,7 +392,7 @@ class Engine:
         place, before = self.places[stage], self.places[stage - 1]
         self.commit()
         after = 0
-        while page := frontier.unlisted(place, after)(self.connection):
+        while page := groups.unlisted(place, after)(self.connection):
             for item, stamp, _, value in page:
                 after = item
                 given = value or frontier.entered(before, item)(self.connection)
@@ -399,10 +400,10 @@ class Engine:
                     given = codec.encode(str(self.plan.values[item - 1]))
                 self.post("members", (RUN, stage, item, stamp, by(codec.decode(given))))
         self.commit()
-        gone, fresh = frontier.group_changes(place)(self.connection)
+        gone, fresh = groups.changes(place)(self.connection)
         self.accepted[stage] += fresh
-        self.others.append(frontier.supersede_groups(place, gone))
-        self.others.append(frontier.make_groups(place, fresh))
+        self.others.append(groups.supersede(place, gone))
+        self.others.append(groups.make(place, fresh))
         self.formed.add(stage)
         self.commit()
 
@@ -518,11 +519,24 @@ def resume(connection: sqlite3.Connection, plan: Plan, *, failed: bool) -> int:
         )
         for stage, opening in zip(stages, openings, strict=True)
     ]
-    unit = frontier.next_generation(
-        RUN, generation + 1, owner=1, now=3, deadline_at=None, stages=rows
-    )
+    unit = opened(generation + 1, rows)
     assert execute(connection, Transaction((unit,))).guards[0] is not None
     return int(generation) + 1
+
+
+def opened(generation: int, stages: Any) -> Unit:
+    return next_generation(
+        RUN,
+        generation,
+        owner=1,
+        now=3,
+        deadline_at=None,
+        opened_by="resume",
+        charge=0,
+        percent=None,
+        queued=False,
+        stages=stages,
+    )
 
 
 def stored_facts(connection: sqlite3.Connection, generation: int) -> list[StageFacts]:
@@ -687,6 +701,7 @@ twices = st.integers(0, 99)
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frontier, "PAGE", 2)
+    monkeypatch.setattr(groups, "PAGE", 2)
 
 
 model = settings(
@@ -798,7 +813,7 @@ def test_claims_of_an_earlier_version_and_of_superseded_items_are_void() -> None
 def test_a_generation_is_opened_once_and_only_after_the_one_before_has_ended() -> None:
     plan = Plan(((Kind.EACH, 1, False),))
     connection = begin(plan)
-    unit = frontier.next_generation(RUN, 2, owner=1, now=3, deadline_at=None, stages=())
+    unit = opened(2, ())
     assert execute(connection, Transaction((unit,))).guards == (None,)
     assert resume(connection, plan, failed=False) == 2
     assert execute(connection, Transaction((unit,))).guards == (None,)
@@ -814,8 +829,8 @@ def test_every_page_is_read_forward_by_key(first: Kind) -> None:
         "groups": frontier.waiting(collects, 2, 0),
         "results": frontier.waiting(gives, 2, 0),
         "settled": frontier.settled(gives, 0),
-        "unlisted": frontier.unlisted(collects, 0),
-        "members": frontier.members(collects, b"", 0),
+        "unlisted": groups.unlisted(collects, 0),
+        "members": groups.members(collects, b"", 0),
         "children": frontier.children(behind, 1),
         "last": frontier.results(behind, 0),
     }

@@ -188,6 +188,118 @@ def stats(
     return show_statistics(db, pipeline, since=_seconds("--since", since), as_json=json)
 
 
+@app.command
+def why(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+    """Say why a run does not move: what it waits for, where, and what will end the wait.
+
+    Its own process answers, also while a stage blocks it. Of a run that has ended it tells how.
+    """
+    from stagerun.cli.asking import explain_run
+
+    return explain_run(db, run, as_json=json)
+
+
+@app.command
+def cancel(
+    run: Run,
+    /,
+    *,
+    reason: str | None = None,
+    wait: bool = True,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """Cancel a run of any process; the exit status is that of its ending.
+
+    Without an ending it is 1, or with --no-wait 0.
+
+    Parameters
+    ----------
+    reason
+        One sentence for people; it stands in the run's message.
+    wait
+        Wait for the ending: for the run's grace and 5 s at most.
+    """
+    from stagerun.cli.asking import cancel_run
+
+    return cancel_run(db, run, reason=reason, wait=wait, as_json=json)
+
+
+@app.command
+def recover(
+    *,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """Settle the runs of dead processes now, and list them.
+
+    Parameters
+    ----------
+    dry_run
+        Only list them.
+    """
+    from stagerun.cli.tending import recover_runs
+
+    return recover_runs(db, dry_run=dry_run, as_json=json)
+
+
+@app.command
+def owners(*, limit: int = 20, db: Database = _DEFAULT, json: Json = False) -> int:
+    """List the processes that had the database open, the newest first: the restarts.
+
+    Parameters
+    ----------
+    limit
+        At most so many.
+    """
+    from stagerun.cli.tending import list_owners
+
+    return list_owners(db, limit=_positive("--limit", limit), as_json=json)
+
+
+@app.command
+def doctor(*, db: Database = _DEFAULT, json: Json = False) -> int:
+    """Check whether what stands in a database can be true; it changes nothing.
+
+    Exit status: 0 sound, 1 something was found, 2 there is no such file.
+    """
+    from stagerun.cli.tending import doctor_database
+
+    return doctor_database(db, as_json=json)
+
+
+@app.command
+def prune(
+    *,
+    older_than: str | None = None,
+    keep: int | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """Delete ended runs, by what is given here or else by STAGERUN_KEEP_RUNS and _DAYS.
+
+    Parameters
+    ----------
+    older_than
+        Runs that ended longer ago, for example 30d.
+    keep
+        All but the newest so many.
+    dry_run
+        Only list them.
+    """
+    from stagerun.cli.tending import prune_database
+
+    return prune_database(
+        db,
+        older_than=None if older_than is None else _seconds("--older-than", older_than),
+        keep=None if keep is None else _positive("--keep", keep),
+        dry_run=dry_run,
+        as_json=json,
+    )
+
+
 def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
     pairs = dict[str, str]()
     for text in given or ():

@@ -1,16 +1,32 @@
-"""How a stage's function is called: on the event loop, or in a thread of its own."""
+"""How a stage's function is called: on the event loop, in a thread, a process, or under asyncio.
+
+Whatever does not run on trio's loop is cut all the same. A thread cannot be stopped: it is left
+behind at once. A process is killed. A coroutine of asyncio is cancelled there, and left behind when
+it has not ended within the grace.
+"""
 
 import functools
 import inspect
+import logging
+import math
+import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import trio
+from attrs import asdict
 
-from stagerun.engine.context import CURRENT
+from stagerun.engine.context import CURRENT, Context
 from stagerun.engine.desk import Desk
+from stagerun.errors import CancelRequested, UsageError
+from stagerun.model.stage import Kind, Stage
+from stagerun.offload.loop import AsyncioCall, run_inline
+from stagerun.offload.place import place_of
+from stagerun.offload.workers import WorkerProcess, Workers
+from stagerun.store import codec
 
-__all__ = ["call", "tell"]
+__all__ = ["call", "explained", "tell"]
 
 
 async def call(desk: Desk, value: Any) -> Any:
@@ -19,12 +35,47 @@ async def call(desk: Desk, value: Any) -> Any:
     context = {"ctx": desk.context()} if stage.wants_ctx else {}
     if stage.mode == "async":
         return await stage.function(value, **context)
-    if stage.mode == "inline" or not desk.actor.hub.env.threads:
-        return stage.function(value, **context)
-    result = await _in_thread(desk, functools.partial(stage.function, value, **context))
+    function = functools.partial(stage.function, value, **context)
+    if not desk.actor.hub.env.threads:
+        return run_inline(function()) if stage.mode == "asyncio" else function()
+    match stage.mode:
+        case "inline":
+            return function()
+        case "asyncio":
+            return await _in_asyncio(desk, function)
+        case "process":
+            return await _in_process(desk, value)
+    result = await _in_thread(desk, function)
     if inspect.isawaitable(result):
         raise TypeError(f"stage {stage.name} returned an awaitable from a thread: make it async")
     return result
+
+
+def explained(stage: Stage, error: BaseException) -> BaseException:
+    """Return *error*; for what asyncio's code raises under trio, one that says what to do."""
+    if stage.mode != "async" or type(error) not in (TypeError, RuntimeError):
+        return error
+    text = codec.words(error, 300)
+    if not any(sign in text for sign in _FOREIGN):
+        return error
+    told = type(error)(
+        f"stage {stage.name} runs under trio and awaits what only asyncio knows: declare it with"
+        f' mode="asyncio" ({text})'
+    )
+    told.__cause__ = error
+    return told
+
+
+_FOREIGN = (
+    "trio.run received unrecognized yield message",
+    "trio got unexpected",
+    "no running event loop",
+    "no current event loop",
+)
+"""What trio says of a foreign await, and what asyncio's functions say where its loop is not."""
+
+
+# -- threads ------------------------------------------------------------------------------------
 
 
 async def _in_thread(desk: Desk, function: Callable[[], Any]) -> Any:
@@ -37,6 +88,7 @@ async def _in_thread(desk: Desk, function: Callable[[], Any]) -> Any:
 
     def work() -> Any:
         CURRENT.set(context)
+        desk.thread = threading.get_ident()
         try:
             return function()
         finally:
@@ -63,3 +115,141 @@ def tell(host: trio.lowlevel.TrioToken, hear: Callable[..., None], *arguments: A
         host.run_sync_soon(hear, *arguments)
     except trio.RunFinishedError:
         return
+
+
+# -- asyncio ------------------------------------------------------------------------------------
+
+
+async def _in_asyncio(desk: Desk, function: Callable[[], Any]) -> Any:
+    """Run a coroutine function on asyncio's loop; a cut cancels its task there."""
+    hub, index, waiter = desk.actor.hub, desk.actor.index, trio.lowlevel.current_task()
+    survivor = desk.survivor(thread=True, what="asyncio task")
+    context = copy_context()
+    context.run(CURRENT.set, desk.context())
+    raise_cancelled: Callable[[], BaseException] | None = None
+
+    def ended(_call: AsyncioCall) -> None:
+        survivor.ended = True
+        if survivor.left:
+            hub.returned(survivor, index)
+        else:
+            trio.lowlevel.reschedule(waiter)
+
+    def abort(raise_cancel: Callable[[], BaseException]) -> trio.lowlevel.Abort:
+        nonlocal raise_cancelled
+        raise_cancelled = raise_cancel
+        foreign_call.cancel()
+        return trio.lowlevel.Abort.FAILED  # wait for ended(), or for let_go()
+
+    def let_go() -> None:
+        if not survivor.ended and not survivor.left:
+            foreign_call.give_up()
+            survivor.left, survivor.cut_at, desk.runs_on = True, trio.current_time(), True
+            hub.leave_behind(survivor)
+            trio.lowlevel.reschedule(waiter)
+
+    await trio.lowlevel.checkpoint_if_cancelled()
+    foreign_call = hub.shared.asyncio.call(function, context, ended)
+    desk.let_go = let_go
+    try:
+        await trio.lowlevel.wait_task_rescheduled(abort)
+    finally:
+        desk.let_go = None
+    if raise_cancelled is not None and (survivor.left or foreign_call.cancelled):
+        raise_cancelled()
+    if survivor.left or foreign_call.cancelled:
+        raise CancelRequested("the task was cancelled inside asyncio, not by stagerun")
+    if foreign_call.error is not None:
+        raise foreign_call.error
+    return foreign_call.value
+
+
+# -- processes ----------------------------------------------------------------------------------
+
+
+async def _in_process(desk: Desk, value: Any) -> Any:
+    """Make the call in a worker process, which is killed when the attempt is cut."""
+    stage = desk.actor.stage
+    values = value if stage.kind is Kind.BATCH else [value]
+    try:
+        encoded = [codec.encode(each) for each in values]
+    except Exception as error:
+        raise UsageError(
+            f"an item of stage {stage.name} cannot be given to a process: {codec.words(error, 300)}"
+        ) from error
+    workers = _workers_of(desk)
+    worker = workers.rested() or await _fresh(desk, workers)
+    left = desk.deadline - trio.current_time()
+    item = desk.item
+    attempt = {
+        "item": None if item is None else item.number,
+        "key": None if item is None else item.key,
+        "attempt": desk.attempt,
+        "left": None if left == math.inf else left,
+    }
+    context, host = desk.context(), trio.lowlevel.current_trio_token()
+    remove: Callable[[], None] = lambda: None  # noqa: E731 - nothing to remove
+    if stage.wants_ctx:
+        number = worker.calls + 1
+        remove = context.token.add_callback(lambda: tell(host, _pass_on, worker, number, context))
+    try:
+        result = await worker.call((encoded, attempt), functools.partial(_hear, desk, context))
+    except BaseException:
+        if worker.alive:  # it was the stage that raised
+            workers.idle.append(worker)
+        raise
+    finally:
+        remove()
+    workers.idle.append(worker)
+    return result
+
+
+def _pass_on(worker: WorkerProcess, call: int, context: Context) -> None:
+    worker.cancel(call, context.token.reason or "cancelled")
+
+
+def _workers_of(desk: Desk) -> Workers:
+    actor = desk.actor
+    if actor.processes is None:
+        hub, stage = actor.hub, actor.stage
+        load = {
+            "place": asdict(place_of(stage)),
+            "stage": {
+                "name": stage.name,
+                "kind": stage.kind.value,
+                "run": hub.id,
+                "result_limit": stage.result_limit,
+                "http_total": stage.http_total,
+            },
+            "params": codec.encode(hub.params),
+            "log_level": logging.getLogger("stagerun.run").getEffectiveLevel(),
+        }
+        actor.processes = Workers(stage.name, load)
+    return actor.processes
+
+
+async def _fresh(desk: Desk, workers: Workers) -> WorkerProcess:
+    """Start a process; that takes none of the attempt's time, and has a bound of its own."""
+    deadline, paused_at = desk.deadline, trio.current_time()
+    desk.pause()
+    try:
+        return await workers.fresh()
+    finally:
+        desk.resume(deadline, paused_at)
+        desk.started += trio.current_time() - paused_at
+
+
+def _hear(desk: Desk, context: Context, frame: list[Any]) -> None:
+    """Take what a process says while it works."""
+    match frame:
+        case ["report", _, step, message, done, total]:
+            context.report(step, message, done, total)
+        case ["heartbeat", _]:
+            context.heartbeat()
+        case ["log", level, text, item]:
+            log = desk.actor.log
+            speak = next((say for least, say in _VOICES if level >= least), "debug")
+            getattr(log, speak)("%s", text, item=item)
+
+
+_VOICES = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))

@@ -1,6 +1,7 @@
 """One worker's place: what it has in hand, and the scope that its actor may cancel."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "Item"]
 
+_FORGIVEN = 3
+"""Times that an item's deadline is moved in a stage because others blocked the event loop."""
 _SLACK = 0.01
 """The deadline that user code sees may be later than the true one by this part of the limit."""
 
@@ -20,7 +23,18 @@ _SLACK = 0.01
 class Item:
     """One item on its way: moved from mailbox to mailbox, held by one actor at a time."""
 
-    __slots__ = ("attempts", "due", "key", "number", "started", "value", "waited")
+    __slots__ = (
+        "attempts",
+        "due",
+        "forgiven",
+        "key",
+        "number",
+        "pauses_for",
+        "repeated",
+        "started",
+        "value",
+        "waited",
+    )
 
     def __init__(self, number: int, value: Any, key: Any = None) -> None:
         self.number = number
@@ -33,11 +47,17 @@ class Item:
         """When its next attempt could have begun, had a worker been free."""
         self.waited = 0.0
         """Seconds since then that do not count: it waited for a worker, or for room behind."""
+        self.forgiven = 0
+        """Times that its deadline was moved because others blocked the event loop."""
+        self.repeated = False
+        """Whether an earlier generation may have begun it in this stage."""
+        # pauses_for: why it is between two attempts. Set only then, so that it costs nothing here.
 
     def hand_on(self, value: Any) -> None:
         """Begin anew for the next stage."""
         self.value, self.key = value, None
         self.attempts, self.started, self.waited = 0, 0.0, 0.0
+        self.repeated, self.forgiven = False, 0
 
 
 class Desk:
@@ -46,18 +66,27 @@ class Desk:
     __slots__ = (
         "actor",
         "attempt",
+        "beat_at",
         "bound",
         "ctx",
         "cut_at",
         "deadline",
         "items",
         "left_behind",
+        "let_go",
         "limiter",
+        "numbers",
         "opening",
+        "owed",
         "resource",
         "runs_on",
         "scope",
+        "slot",
+        "stalled",
         "started",
+        "task",
+        "thread",
+        "times",
     )
 
     def __init__(self, actor: "StageActor") -> None:
@@ -71,7 +100,7 @@ class Desk:
         self.deadline = math.inf
         """The true deadline of this attempt; the actor cuts it exactly."""
         self.bound = math.inf
-        """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack."""
+        """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack + owed."""
         self.cut_at: float | None = None
         self.left_behind: Survivor | None = None
         """Set when the worker was given up: what it does from now on is void."""
@@ -79,8 +108,28 @@ class Desk:
         """The context of this attempt, once it was asked for."""
         self.runs_on = False
         """Whether a thread of this attempt goes on after the cut: its end is noted later."""
+        self.let_go: Callable[[], None] | None = None
+        """Ends the worker's wait for work elsewhere that does not stop; the worker settles it."""
+        self.beat_at = 0.0
+        """The last sign of life, on ``Env.monotonic``; inf while none is asked for. Any thread.
+        Invariant: meaningless without a ``heartbeat_timeout``."""
+        self.stalled = False
+        """Whether this attempt was cut for want of one."""
         self.resource: Any = None
         self.limiter: trio.CapacityLimiter | None = None
+        self.task: trio.lowlevel.Task | None = None
+        """The worker's task; `why` looks where it waits."""
+        self.thread: int | None = None
+        """The identity of the thread that this attempt runs in, where it runs in one."""
+        self.owed = 0.0
+        """Seconds of this attempt that others have taken: the event loop was blocked."""
+        ledger, batch = actor.hub.ledger, actor.stage.batch
+        self.slot = actor.hub.store.page.occupy(
+            self, 1 if batch is None else batch.size, ledger.run, ledger.generation, actor.index
+        )
+        """Where the live page tells what is in hand, and since when. A number stays there until the
+        next one comes: that of an item which was settled meanwhile does no harm, for whoever reads
+        it leaves out what has an outcome."""
 
     @property
     def busy(self) -> bool:
@@ -114,7 +163,14 @@ class Desk:
                 item.waited += now - item.due
                 limit = min(limit, self.actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
-        self.ctx, self.runs_on = None, False
+        self.ctx, self.runs_on, self.owed = None, False, 0.0
+        self.numbers[self.slot], self.times[self.slot + 1] = items[0].number, now
+        if self.actor.stage.batch is not None:
+            page = self.actor.hub.store.page
+            page.show(self, [item.number for item in items], now)
+        if self.actor.stage.heartbeat_timeout is not None:
+            self.stalled = False
+            self.beat()
         self.actor.hub.ledger.in_flight[self.actor.index] += len(items)
         self.deadline = deadline = now + limit
         slack = limit * _SLACK if limit == self.actor.first_limit else 0.0
@@ -122,6 +178,37 @@ class Desk:
             self.bound = self.scope.deadline = deadline + slack
         if deadline < self.actor.due:
             self.actor.nudge()
+
+    def owe(self, seconds: float) -> None:
+        """Hear that others have blocked the event loop for so long; it shall not be cut for that.
+
+        The scope may not fire by itself now: when the deadline falls due, the actor decides.
+        """
+        if self.busy and self.cut_at is None and self.deadline != math.inf:
+            self.owed += seconds
+            self.bound = self.scope.deadline = max(self.bound, self.deadline) + self.owed
+            self.actor.nudge()
+
+    def forgive(self, now: float) -> bool:
+        """Move a deadline that passed only because others blocked the event loop; False: it did not.
+
+        Not more than a few times an item: a blocking one that nobody saw must not go on for ever.
+        """
+        self.owed += self.actor.hub.lateness(self)
+        if not self.owed or now >= self.deadline + self.owed:
+            return False
+        if any(item.forgiven >= _FORGIVEN for item in self.items):
+            return False
+        for item in self.items:
+            item.forgiven += 1
+            item.waited += self.owed
+        self.deadline += self.owed
+        if self.bound < self.deadline:
+            self.bound = self.scope.deadline = self.deadline
+        self.owed = 0.0
+        if self.ctx is not None:
+            self.ctx.deadline = self.deadline
+        return True
 
     def end(self) -> None:
         """Lay down what was in hand."""
@@ -136,12 +223,13 @@ class Desk:
     def pause(self) -> None:
         """Stop the attempt's clock: its worker waits for room behind the stage."""
         self.rest()
-        self.deadline = math.inf
+        self.deadline = self.beat_at = math.inf
 
     def resume(self, deadline: float, paused_at: float) -> None:
         """Let the attempt's clock go on, later by the time that was waited."""
         waited = trio.current_time() - paused_at
         self.deadline = self.bound = self.scope.deadline = deadline + waited
+        self.beat()
         if self.ctx is not None:
             self.ctx.deadline = self.deadline
         for item in self.items:
@@ -159,13 +247,13 @@ class Desk:
     def cut_for_another(self, item: Item) -> bool:
         """Whether a batch was cut before its time for *item* had come."""
         own = self.actor.limit_of(item, self.started)
-        return len(self.items) > 1 and self.started + own > self.deadline
+        return len(self.items) > 1 and not self.stalled and self.started + own > self.deadline
 
-    def survivor(self, *, thread: bool) -> Survivor:
+    def survivor(self, *, thread: bool, what: str | None = None) -> Survivor:
         """Describe the attempt in hand as work that was cut."""
         number = self.items[0].number if self.items else None
         cut_at = self.cut_at if self.cut_at is not None else trio.current_time()
-        return Survivor(self.actor.stage.name, number, cut_at, thread)
+        return Survivor(self.actor.stage.name, number, cut_at, thread, what)
 
     def context(self) -> Context:
         """Return what the stage may know of this attempt."""
@@ -176,9 +264,15 @@ class Desk:
     def report(self, step: str, message: str, done: float | None, total: float | None) -> None:
         """See ``Context.report``."""
         if not self.abandoned:
+            self.beat()
             self.actor.hub.report(step, message, done, total)
 
     def heartbeat(self) -> None:
         """See ``Context.heartbeat``."""
         if not self.abandoned:
+            self.beat()
             self.actor.hub.recorder.nudge(self.actor.hub.ledger)
+
+    def beat(self) -> None:
+        """Note a sign of life. Any thread."""
+        self.beat_at = self.actor.hub.env.monotonic()

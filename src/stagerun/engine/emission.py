@@ -7,7 +7,7 @@ from attrs import define, field
 from stagerun.engine.desk import Item
 from stagerun.engine.ledger import Post
 from stagerun.model.outcome import DROP
-from stagerun.store import codec, questions, writes
+from stagerun.store import codec, frontier, writes
 
 if TYPE_CHECKING:
     from stagerun.engine.stage import StageActor
@@ -36,9 +36,9 @@ class Emitter:
         """Begin; a repeated parent's earlier children are read back first."""
         earlier: dict[Any, tuple[int, bytes]] = {}
         hub = actor.hub
-        if parent.attempts > 1:
+        if parent.attempts > 1 or parent.repeated:
             await hub.recorder.flush(hub.ledger)
-            question = questions.children(hub.ledger.run, actor.index + 1, parent.number)
+            question = frontier.children(hub.places[actor.index + 1], parent.number)
             earlier = await hub.store.ask(question)
         return cls(actor, parent, earlier)
 

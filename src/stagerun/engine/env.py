@@ -17,6 +17,8 @@ class Env:
 
     wall: Callable[[], float] = time.time
     """Seconds since 1970, UTC."""
+    monotonic: Callable[[], float] = time.monotonic
+    """Seconds of a clock that any thread may read, and nobody sets."""
     jitter: Callable[[], float] = field(factory=lambda: random.Random().random)  # noqa: S311
     """A fair draw from 0 to 1; not for secrets."""
     new_id: Callable[[], str] = lambda: secrets.token_hex(16)

@@ -1,10 +1,14 @@
 """The handle of a run, as ``start()`` returns it."""
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from stagerun.engine.asking import tell_story
 from stagerun.engine.ledger import Snapshot
+from stagerun.engine.requests import hold
 from stagerun.engine.run import RunActor
+from stagerun.engine.why import explain
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.store.documents import run_document
 
@@ -14,8 +18,9 @@ __all__ = ["Run"]
 class Run:
     """A run of this process. Everything it tells is committed."""
 
-    def __init__(self, actor: RunActor) -> None:
+    def __init__(self, actor: RunActor, resume: Callable[..., Awaitable["Run"]]) -> None:
         self._actor = actor
+        self._resume = resume
 
     @property
     def id(self) -> str:
@@ -26,7 +31,15 @@ class Run:
     def status(self) -> str:
         """The committed status, for example ``running``."""
         ending = self._snapshot.ending
-        return Status.RUNNING.value if ending is None else ending.status.value
+        if ending is None:
+            waits = self._actor.hub.ledger.queued
+            return Status.QUEUED.value if waits else Status.RUNNING.value
+        return ending.status.value
+
+    @property
+    def generation(self) -> int:
+        """Which generation of the run this is, from 1. A resume opens the next one."""
+        return self._actor.hub.ledger.generation
 
     @property
     def percent(self) -> float | None:
@@ -65,9 +78,31 @@ class Run:
             reason: One sentence for people; stages read it as ``ctx.token.reason``.
             cause: Who asks: ``REQUESTED``, or ``SIGNAL`` for a program that was told to.
         """
+        actor = self._actor
+        if not actor.done.is_set():
+            actor.stop(Ending(Status.CANCELLED, cause, reason))
+            if not actor.hub.ledger.queued:
+                await actor.hub.recorder.flush(actor.hub.ledger)
+
+    async def why(self) -> dict[str, Any]:
+        """Tell why the run stands where it does: what it waits for, and what will end the wait."""
+        hub = self._actor.hub
         if not self._actor.done.is_set():
-            self._actor.stop(Ending(Status.CANCELLED, cause, reason))
-            await self._actor.hub.recorder.flush(self._actor.hub.ledger)
+            return explain(self._actor, threading.get_ident())
+        return await hold(tell_story(self.id), hub.store, hub.recorder)
+
+    async def resume(self, *, failed: bool = False) -> "Run":
+        """Go on with the run in a new generation, once this one has ended.
+
+        What has a final outcome is not run again; with *failed* also what failed, timed out or
+        crashed is.
+
+        Raises:
+            UsageError: It has not ended, or there is nothing to resume.
+        """
+        pipeline = self._actor.hub.pipeline
+        items = self._actor.source.items if self._actor.source.kind == "function" else None
+        return await self._resume(self.id, pipeline, failed=failed, items=items)
 
     def results(self) -> AsyncIterator[Any]:
         """Iterate over the last stage's stored results so far, in item order."""

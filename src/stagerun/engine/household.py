@@ -10,7 +10,9 @@ from stagerun import logs
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
+from stagerun.engine.retention import prune_for_ever
 from stagerun.errors import StoreError
+from stagerun.rules.retention import keep_of
 from stagerun.store import owners
 from stagerun.store.driver import Store
 
@@ -52,6 +54,7 @@ class Household:
         self._floor = floor
         self._on_ended = on_ended
         self._on_look = on_look
+        self._kept = keep_of(env.environ)
         self._leaving = False
         self._scope = trio.CancelScope(shield=True)
 
@@ -87,6 +90,9 @@ class Household:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._tick, name="ticker")
                 nursery.start_soon(self._look_for_ever, name="recovery")
+                nursery.start_soon(
+                    prune_for_ever, self._store, self._recorder, self._env, self._kept, name="pruning"
+                )
 
     @trio.lowlevel.enable_ki_protection
     async def _tick(self) -> None:

@@ -14,14 +14,16 @@ from stagerun.engine.token import CancellationToken
 from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
+from stagerun.offload.loop import AsyncioLoop
 from stagerun.rules.verdict import Stop
 from stagerun.store import codec, writes
 from stagerun.store.driver import Store
+from stagerun.store.frontier import Place
 
-__all__ = ["Hub", "Survivor"]
+__all__ = ["Hub", "Shared", "Survivor"]
 
 _SURVIVORS = 64
-"""Pieces of work of one run that may refuse to stop before the run itself is given up."""
+"""Pieces of work of one runtime that may refuse to stop; the run that adds the last is given up."""
 _STEP_LIMIT = 200
 """Characters of a reported step."""
 
@@ -34,12 +36,25 @@ class Survivor:
     item: int | None
     cut_at: float
     thread: bool
+    """Whether it is in a daemon thread: such a one keeps no program from ending."""
+    what: str | None = None
+    """What it is, in words, where it is neither a thread of its own nor a task."""
     ended: bool = False
     left: bool = False
 
     def __str__(self) -> str:
-        where = "thread" if self.thread else "task"
-        return f"{where} of stage {self.stage}" + (f", item {self.item}" if self.item else "")
+        what = self.what or ("thread" if self.thread else "task")
+        return f"{what} of stage {self.stage}" + (f", item {self.item}" if self.item else "")
+
+
+@define(eq=False)
+class Shared:
+    """What the runs of one runtime share."""
+
+    survivors: dict[Survivor, None] = field(factory=dict)
+    """Those of all its runs, also of those that have ended."""
+    asyncio: AsyncioLoop = field(factory=AsyncioLoop)
+    """Where stages in asyncio-only code run."""
 
 
 @define(eq=False)
@@ -61,12 +76,25 @@ class Hub:
     stop: Stop | None = None
     """Invariant: set once, before any scope is cancelled for it."""
     survivors: dict[Survivor, None] = field(factory=dict)
+    shared: Shared = field(factory=Shared)
     calm: trio.Event = field(factory=trio.Event)
     """Set whenever a survivor has ended."""
+    lateness: Callable[[Any], float] = field(default=lambda _desk: 0.0)
+    """Seconds that others have blocked the event loop just now, as far as one desk is concerned."""
     epoch: float = 0.0
     """Wall time minus trio's time, in seconds."""
     context: Context = field(factory=copy_context)
     """The context variables of whoever started the run: what its stages see."""
+    places: tuple[Place, ...] = field(init=False)
+    """Where the items of each stage stand in the database; the last one: the run's results."""
+
+    @places.default
+    def _(self) -> tuple[Place, ...]:
+        kinds = [stage.kind for stage in self.pipeline.stages]
+        ledger = self.ledger
+        return tuple(
+            Place.of(ledger.run, ledger.generation, kinds, index) for index in range(len(kinds) + 1)
+        )
 
     def post(self, post: Post, payload: Any, size: int = 0) -> None:
         """Post to the run's ledger."""
@@ -92,14 +120,16 @@ class Hub:
 
     def leave_behind(self, survivor: Survivor) -> None:
         """Count work that refuses to stop, and give the run up when there is too much of it."""
-        self.survivors[survivor] = None
-        if len(self.survivors) == _SURVIVORS:
-            message = f"{_SURVIVORS} cut attempts still run; stage {survivor.stage} does not stop"
+        self.survivors[survivor] = self.shared.survivors[survivor] = None
+        left = len(self.shared.survivors)
+        if left >= _SURVIVORS:
+            message = f"{left} cut attempts still run; stage {survivor.stage} does not stop"
             self.fail(Cause.SURVIVORS, message)
 
     def returned(self, survivor: Survivor, stage: int) -> None:
         """Hear that cut work has ended after all, and record how late."""
         self.survivors.pop(survivor, None)
+        self.shared.survivors.pop(survivor, None)
         late = trio.current_time() - survivor.cut_at
         self.log.for_stage(survivor.stage).warning(
             "%s ended %.3f s after it was cut; its result is void", survivor, late

@@ -8,9 +8,11 @@ from attrs import frozen
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.source import Source, source_of
+from stagerun.engine.turn import Turn
 from stagerun.errors import SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
+from stagerun.offload.place import place_of
 from stagerun.store import codec, writes
 
 __all__ = ["Order", "accept", "order_of", "refuse"]
@@ -32,6 +34,8 @@ class Order:
     labels: Mapping[str, str]
     key: str | None
     target: str | None
+    turn: Turn | None = None
+    """What the run waits for before it begins."""
 
 
 def order_of(
@@ -42,28 +46,26 @@ def order_of(
     *,
     key: str | None,
     target: str | None,
+    concurrency_key: str | None = None,
+    concurrency: int = 1,
 ) -> Order:
     """Check what was given.
 
     Raises:
         UsageError: Something is not of a kind that can be used; it says which.
     """
-    for what, value, kind in (("key", key, str), ("target", target, str)):
-        if value is not None and not isinstance(value, kind):
-            raise UsageError(f"{what} must be text, got {value!r}")
-    if not isinstance(labels, Mapping):
-        raise UsageError(f"labels must be a mapping of text to text, got {labels!r}")
+    texts = {"key": key, "target": target, "concurrency_key": concurrency_key}
+    _check_texts(texts, labels)
+    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
+        raise UsageError(f"concurrency must be a whole number of at least 1, got {concurrency!r}")
     given = items if items is not None else pipeline.source
     if given is None:
         raise UsageError(
             f"pipeline {pipeline.name!r} has no source of its own: give items to start()"
         )
-    for name, value in labels.items():
-        if not isinstance(name, str) or not isinstance(value, str) or not name:
-            raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
-    for what, text in (("key", key), ("target", target), *_texts(labels)):
-        if text is not None and codec.words(text, len(text)) != text:
-            raise UsageError(f"{what} holds characters that cannot be stored: {text!r}")
+    for stage in pipeline.stages:
+        if stage.mode == "process":
+            place_of(stage)  # refused now, not with the first item
     try:
         encoded = codec.encode(params)
     except Exception as error:
@@ -76,11 +78,24 @@ def order_of(
         labels=dict(labels),
         key=key,
         target=target,
+        turn=None if concurrency_key is None else Turn(concurrency_key, concurrency),
     )
 
 
-def _texts(labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [("a label", text) for pair in labels.items() for text in pair]
+def _check_texts(texts: Mapping[str, Any], labels: Any) -> None:
+    """Refuse what is no text, or text that cannot be stored."""
+    for what, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{what} must be text, got {value!r}")
+    if not isinstance(labels, Mapping):
+        raise UsageError(f"labels must be a mapping of text to text, got {labels!r}")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name:
+            raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
+    pairs = [*texts.items(), *(("a label", text) for pair in labels.items() for text in pair)]
+    for what, text in pairs:
+        if text is not None and codec.words(text, len(text)) != text:
+            raise UsageError(f"{what} holds characters that cannot be stored: {text!r}")
 
 
 async def accept(
@@ -105,14 +120,16 @@ async def accept(
             source_length=order.source.length,
             target=order.target,
             request_key=order.key,
-            queued=order.source.kind == "stored",
+            queued=order.source.kind == "stored" or order.turn is not None,
+            concurrency_key=None if order.turn is None else order.turn.key,
+            concurrency=None if order.turn is None else order.turn.places,
         )
     )
     if returned is None:
         return None
     number = int(returned[0])
     if order.source.kind == "stored":
-        await _store_items(number, order.source, recorder, env)
+        await _store_items(number, order, recorder, env)
     return number
 
 
@@ -138,8 +155,9 @@ async def refuse(
     await recorder.write(writes.refused(run, identifier, ending, now))
 
 
-async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -> None:
-    """Store a list in chunks; the run begins with the last one."""
+async def _store_items(run: int, order: Order, recorder: Recorder, env: Env) -> None:
+    """Store a list in chunks; the run begins, or waits for its turn, with the last one."""
+    source = order.source
     encoded, first, size = list[bytes](), 1, 0
     try:
         for position, value in enumerate(source.items, 1):
@@ -160,4 +178,5 @@ async def _store_items(run: int, source: Source, recorder: Recorder, env: Env) -
             f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
         ) from error
     rows = writes.store_items(run, first, encoded)
-    await recorder.write(writes.begin(run, 1, env.now_us(), rows, len(source.items)))
+    waits = order.turn is not None
+    await recorder.write(writes.begin(run, env.now_us(), rows, len(source.items), waits=waits))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from stagerun.engine.ledger import Post
 from stagerun.model.outcome import ItemCause, Outcome
-from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Ended
-from stagerun.store import codec, questions
+from stagerun.store import codec, frontier
 
 if TYPE_CHECKING:
     from stagerun.engine.desk import Item
@@ -26,8 +25,7 @@ class Keys:
     def __init__(self, actor: "StageActor", key: Callable[[Any], Any]) -> None:
         self._actor = actor
         self._key = key
-        stages = actor.hub.pipeline.stages
-        self._place = (actor.hub.ledger.run, actor.index, origin(stages, actor.index))
+        self._place = actor.hub.places[actor.index]
         self._void: set[int] = set()
         """Items that were superseded here; the store may not know it yet."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()
@@ -48,7 +46,7 @@ class Keys:
         holder = self._recent.get(encoded)
         if holder is None:
             self._recent[encoded] = item.number
-            holder = await hub.store.ask(questions.key_holder(self._place, encoded))
+            holder = await hub.store.ask(frontier.key_holder(self._place, encoded))
         if holder is not None and holder != item.number and holder not in self._void:
             message = f"key {codec.words(item.key, 200)} belongs to item {holder}"
             ended = Ended(Outcome.SKIPPED, ItemCause.DUPLICATE, message)

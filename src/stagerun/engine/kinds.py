@@ -12,15 +12,15 @@ from stagerun.engine.emission import Emitter
 from stagerun.engine.hub import Hub
 from stagerun.engine.keys import Keys
 from stagerun.engine.ledger import Post
+from stagerun.engine.settling import PLAIN
 from stagerun.engine.stage import StageActor
 from stagerun.errors import CancelRequested
 from stagerun.model.outcome import ItemCause, Outcome, StageOutcome
 from stagerun.model.stage import Kind, Stage
-from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Ended
-from stagerun.store import codec, questions
+from stagerun.store import codec, frontier, groups
 
-__all__ = ["actor_for"]
+__all__ = ["CollectActor", "actor_for"]
 
 _STREAK = 64
 """Children after which a worker lets the others run, however quickly they come."""
@@ -83,6 +83,7 @@ class ManyActor(EachActor):
                 if desk.was_cut or self.hub.stop is not None:
                     raise CancelRequested("this attempt is over")  # whatever it swallowed
                 emitter.emit(child)
+                desk.beat()
                 if self.must_wait or emitter.count % _STREAK == 0:
                     deadline, paused_at = desk.deadline, trio.current_time()
                     desk.pause()
@@ -176,9 +177,17 @@ class BatchActor(StageActor):
 class CollectActor(EachActor):
     """All outcomes of a group in, one result out. Begins when the stage before is through."""
 
-    def welcome(self, value: Any, encoded: bytes) -> Any:  # noqa: ARG002 - the group is enough
-        """See ``StageActor.welcome``: of a result, this stage takes the group alone."""
-        return self._group_of(value)
+    def welcome(self, value: Any, encoded: bytes) -> Any:
+        """See ``StageActor.welcome``: of a result, this stage takes the group alone.
+
+        ``by`` gets it as the store gives it, as it would after a crash.
+        """
+        return self._group_of(value if type(value) in PLAIN else codec.decode(encoded))
+
+    def put(self, item: Item) -> None:
+        """See ``StageActor.put``; the items of this stage are its groups, their keys the values."""
+        item.key = item.value
+        super().put(item)
 
     def receive(self, item: Item) -> None:
         """Enlist an item; its value is its group by now."""
@@ -203,25 +212,51 @@ class CollectActor(EachActor):
         try:
             self._enlist(item.number, self._group_of(item.value))
         except BaseException as error:  # noqa: BLE001 - `by` is made for results, not for this
-            self.log.warning(
-                "item %d (%s) is in no group: by raised %s",
-                item.number,
-                outcome.label,
-                codec.words(error),
-                item=item.number,
-            )
+            self._tell_groupless(item.number, outcome, error)
+
+    def _tell_groupless(self, item: int, outcome: Outcome, error: BaseException) -> None:
+        words = codec.words(error)
+        self.log.warning(
+            "item %d (%s) is in no group: by raised %s", item, outcome.label, words, item=item
+        )
+
+    async def form_groups(self) -> None:
+        """Make groups of what is enlisted; those that stand and have not changed are kept.
+
+        Only when nothing waits before this stage and all of that is committed.
+        """
+        hub, place = self.hub, self.hub.places[self.index]
+        if hub.ledger.generation > 1:
+            await self._enlist_missing()
+        gone, fresh = await hub.store.ask(groups.changes(place))
+        if gone or fresh:
+            statements = [groups.supersede(place, gone), groups.make(place, fresh)]
+            hub.post(Post.GROUPS, (self.index, fresh, statements))
+            await hub.recorder.flush(hub.ledger)
+
+    async def _enlist_missing(self) -> None:
+        """Enlist outcomes that are in no group: after a crash, or since this stage has changed."""
+        hub, after = self.hub, 0
+        place, before = hub.places[self.index], hub.places[self.index - 1]
+        while page := await hub.store.ask(groups.unlisted(place, after)):
+            for item, stamp, outcome, value in page:
+                after = item
+                given = value or await hub.store.ask(frontier.entered(before, item))
+                self._enlist_stored(item, Outcome(outcome), given, stamp)
+            await hub.recorder.flush(hub.ledger)
+
+    def _enlist_stored(self, item: int, outcome: Outcome, given: bytes | None, stamp: int) -> None:
+        try:
+            group = self._group_of(None if given is None else codec.decode(given))
+        except BaseException as error:  # noqa: BLE001 - `by` is the user's
+            self._tell_groupless(item, outcome, error)
+            return
+        self.hub.post(Post.MEMBER, (self.hub.ledger.run, self.index, item, stamp, group))
 
     async def perform(self, desk: Desk) -> Any:
         """See ``StageActor.perform``."""
-        stages = self.hub.pipeline.stages
-        group = questions.Group(
-            self.hub.ledger.run,
-            self.index,
-            codec.encode(desk.items[0].value),
-            origin=origin(stages, self.index - 1),
-            children=stages[self.index - 1].kind is Kind.MANY,
-        )
-        sums = await self.hub.store.ask(questions.group_sums(group))
+        group = codec.encode(desk.items[0].value)
+        sums = await self.hub.store.ask(groups.sums(self.hub.places[self.index], group))
         judged = sum(sums.values()) - sums.get(Outcome.SKIPPED, 0)
         if sums.get(Outcome.OK, 0) < self.stage.least_ok * judged:
             raise _TooFewError(
@@ -231,9 +266,9 @@ class CollectActor(EachActor):
         async with aclosing(self._members(group)) as members:
             return await call(desk, members)
 
-    async def _members(self, group: questions.Group) -> AsyncGenerator[StageOutcome, None]:
-        after = 0
-        while page := await self.hub.store.ask(questions.group_page(group, after)):
+    async def _members(self, group: bytes) -> AsyncGenerator[StageOutcome, None]:
+        place, after = self.hub.places[self.index], 0
+        while page := await self.hub.store.ask(groups.members(place, group, after)):
             for member in page:
                 yield member
             after = page[-1].item

@@ -6,17 +6,17 @@ one transaction. So the sums on disk hold at every commit, and nobody counts twi
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import pairwise
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from stagerun.model.outcome import Outcome
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
-from stagerun.model.status import Counts, Ending
+from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.progress import percent
 from stagerun.store import writes
 from stagerun.store.transaction import Rows, Statement, Unit
@@ -28,6 +28,8 @@ _LINES = 1_000
 """Log lines that may wait for a commit; older ones are dropped."""
 _KEPT_LINES = 2_000
 """Log lines of a run that stay on disk at least; older ones are pruned now and then."""
+_KEPT_PROGRESS = 1_000
+"""The same of its progress events."""
 _PROGRESS_EVERY = 250_000
 """Microseconds between two progress events of a run."""
 
@@ -79,6 +81,8 @@ class Ledger:
     pipeline: Pipeline
     in_flight: list[int]
     """Written by: the stage actors. Items under way, per stage."""
+    queued: bool = False
+    """Written by: the run's actor. It waits for its turn: nothing may be committed for it yet."""
     source_length: int | None = None
     """Written by: the source, before it posts the acceptance."""
     report: tuple[str, str, float | None, float | None] | None = None
@@ -90,6 +94,8 @@ class Ledger:
     """Written by: the recorder, in the engine's thread. What is committed; readers look here."""
     fenced: bool = False
     """Written by: as above. Somebody else has ended the generation: stop, nothing counts here."""
+    broken: bool = False
+    """Written by: as above. What it wrote broke a rule; it was ended, with little said."""
     listener: Callable[[], None] | None = None
     """Called in the engine's thread after each commit of this generation."""
 
@@ -113,6 +119,7 @@ class Ledger:
     """The sums of the last unit."""
     _progress_at: int = field(init=False, default=0)
     _lines_since_pruning: int = field(init=False, default=0)
+    _progress_since_pruning: int = field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:
         stages = self.pipeline.stages
@@ -138,12 +145,27 @@ class Ledger:
         self._last = self.counts()
         self.published = self.snapshot()
 
+    def carry_over(self, counts: Sequence[Counts], events: int, highest: float | None) -> None:
+        """Begin where earlier generations have left off; that much is on disk already."""
+        self.accepted = [sums.accepted for sums in counts]
+        self.settled = [[getattr(sums, label) for label in _LABELS] for sums in counts]
+        self.events, self.highest = events, highest
+        self._last = self.counts()
+        self.published = self.snapshot()
+
     def publish(self, snapshot: Snapshot | None) -> None:
         """Make *snapshot* what readers see; None: the fence refused the commit."""
         if snapshot is None:
             self.fenced = True
         else:
             self.published = snapshot
+        if self.listener is not None:
+            self.listener()
+
+    def give_way(self, snapshot: Snapshot) -> None:
+        """Hear that *snapshot* broke a rule of the database, and a minimal ending was written."""
+        self.broken = self.fenced = True
+        self.published = evolve(self.published, ending=_minimal(snapshot.ending))
         if self.listener is not None:
             self.listener()
 
@@ -179,10 +201,10 @@ class Ledger:
                 self.accepted[0] += payload
                 self._dirty.add(0)
             case Post.GROUPS:
-                stage, count, statement = payload
+                stage, count, statements = payload
                 self.accepted[stage] += count
                 self._dirty.add(stage)
-                self._others.append(statement)
+                self._others += statements
             case Post.STATEMENT:
                 self._others.append(payload)
             case Post.STAGE:
@@ -236,7 +258,8 @@ class Ledger:
         body += self._others
         self._rows, self._others, self._fresh = {}, [], []
         self._dirty = set()
-        return Unit(guard, body)
+        rescue = writes.end_minimally(self.run, self.generation, _minimal(self.ending), now)
+        return Unit(guard, body, rescue)
 
     def _take_lines(self) -> None:
         while self.lines:
@@ -248,7 +271,7 @@ class Ledger:
 
         if self._lines_since_pruning >= _KEPT_LINES:
             self._lines_since_pruning = 0
-            self._others.append(writes.prune_lines(self.run, _KEPT_LINES))
+            self._others += writes.prune_events(self.run, "log", _KEPT_LINES)
 
     def _take_progress(self, now: int, counts: tuple[Counts, ...]) -> None:
         weights = [stage.weight for stage in self.pipeline.stages]
@@ -260,6 +283,10 @@ class Ledger:
             sums = {c.name: [c.accepted, *(getattr(c, label) for label in _LABELS)] for c in counts}
             body = json.dumps({"percent": self.highest, "stages": sums})
             self._event(now, "progress", body)
+            self._progress_since_pruning += 1
+        if self._progress_since_pruning >= _KEPT_PROGRESS:
+            self._progress_since_pruning = 0
+            self._others += writes.prune_events(self.run, "progress", _KEPT_PROGRESS)
 
     def counts(self) -> tuple[Counts, ...]:
         """Return the sums per stage. What is under way can never exceed what is unsettled."""
@@ -283,3 +310,13 @@ class Ledger:
     def snapshot(self) -> Snapshot:
         """Return what the unit just built leaves on disk."""
         return Snapshot(self._last, self.highest, self.source_length, self.ending)
+
+
+_NOT_KEPT = "what was to be stored of it broke a rule of the database and is not kept: see the log"
+
+
+def _minimal(ending: Ending | None) -> Ending:
+    """Return the ending for a generation whose records cannot be stored; never a success."""
+    if ending is None or ending.status is Status.SUCCEEDED:
+        return Ending(Status.FAILED, Cause.INTERNAL, _NOT_KEPT)
+    return Ending(ending.status, ending.cause, _NOT_KEPT)

@@ -50,6 +50,16 @@ class Mailbox:
         """When the next pausing item is due; inf when there is none."""
         return self._parked[0][0] if self._parked else math.inf
 
+    @property
+    def putters(self) -> int:
+        """How many tasks wait for room."""
+        return len(self._room)
+
+    @property
+    def pausing(self) -> list[tuple[float, Item]]:
+        """The items between two attempts, with the time of the next one, the earliest first."""
+        return [(at, item) for at, _, item in sorted(self._parked, key=lambda entry: entry[:2])]
+
     def put(self, item: Item) -> None:
         """Let an item wait its turn."""
         self._waiting.append(item)

@@ -1,6 +1,6 @@
 """Opening a runtime: the ground for the persistence actor, and the floor where all work stands."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.runtime import Runtime
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import StoreError
+from stagerun.model.pipeline import Pipeline
 from stagerun.store import codec
 from stagerun.store.driver import Store
 
@@ -20,7 +21,11 @@ __all__ = ["open_runtime"]
 
 @asynccontextmanager
 async def open_runtime(
-    database: str | Path = "stagerun.db", *, env: Env | None = None, store: Store | None = None
+    database: str | Path = "stagerun.db",
+    *,
+    pipelines: Iterable[Pipeline] = (),
+    env: Env | None = None,
+    store: Store | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open a database and run pipelines on it, in any trio program.
 
@@ -29,6 +34,8 @@ async def open_runtime(
 
     Args:
         database: A file; it is created when there is none. Its folder must exist.
+        pipelines: What this program takes over when its process has gone: runs of theirs that were
+            interrupted and say ``on_interrupt="resume"``, and runs that were waiting their turn.
         env: The world as the engine sees it; for simulations.
         store: Another driver than aiosqlite; for simulations.
 
@@ -48,7 +55,7 @@ async def open_runtime(
                 await opened.event.wait()
                 with unwrapped():
                     async with trio.open_nursery() as floor:
-                        runtime = Runtime(store, recorder, env, floor)
+                        runtime = Runtime(store, recorder, env, floor, pipelines)
                         try:
                             await runtime._open()  # noqa: SLF001 - the async half of its making
                             yield runtime

@@ -12,6 +12,7 @@ import trio
 from attrs import define, field, frozen
 
 from stagerun.engine.env import Env
+from stagerun.engine.health import Condition, Health
 from stagerun.engine.ledger import Ledger, Post, Snapshot
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
@@ -67,7 +68,7 @@ class Recorder:
         # Written by: the engine's thread only, so that they need no lock.
         self._waiting = 0
         self._waiting_bytes = 0
-        self._trouble: str | None = None
+        self._condition = Condition()
         self._tickets: set[_Ticket] = set()
         self.tick_at = 0
         """Written by: the runtime's ticker. When the event loop last showed life."""
@@ -92,6 +93,15 @@ class Recorder:
             ledger.nudged = True
             self._inbox.append((ledger, Post.NUDGE, None, -1))
             self._store.wake()
+
+    def health(self) -> Health:
+        """Return how the database does."""
+        return self._condition.health(self._waiting, self._env.now_us(), self._beat_at)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits for a commit just now."""
+        return not self._inbox and not self._composed
 
     @property
     def full(self) -> bool:
@@ -142,6 +152,7 @@ class Recorder:
     def fail(self, error: StoreError) -> None:
         """Let everybody who waits know that nothing will ever be committed again."""
         self._broken = error
+        self._condition.note(self._env.now_us(), failure=str(error))
         for ticket in self._tickets:
             ticket.done.set()
         self._lot.unpark_all()
@@ -151,28 +162,45 @@ class Recorder:
         composed = self._composed.popleft()
         self._waiting -= composed.messages
         self._waiting_bytes -= composed.size
-        for (ledger, snapshot, tickets), guard in zip(composed.units, receipt.guards, strict=True):
+        for place, (ledger, snapshot, tickets) in enumerate(composed.units):
+            guard, rule = receipt.guards[place], receipt.broken.get(place)
+            if rule is not None:
+                which = "what was to be stored" if ledger is None else f"run {ledger.run}"
+                words = "%s broke a rule of the database, and ends here: %s"
+                RunLog(now=self._env.now_us).error(words, which, rule)
             for ticket in tickets:
-                ticket.refused = guard is None
+                ticket.refused = guard is None or rule is not None
                 ticket.returned = guard or ()
                 ticket.done.set()
                 if isinstance(ticket, _Beat) and ticket.refused:
                     ticket.on_ended()
-            if ledger is not None and snapshot is not None:
+            if ledger is None or snapshot is None:
+                continue
+            if rule is not None and guard is not None:
+                ledger.give_way(snapshot)
+            else:
                 ledger.publish(None if guard is None else snapshot)
-        if self._trouble is not None:
-            self._trouble = None
+        if self._condition.trouble is not None:
+            self._condition.note(self._env.now_us(), notice=self._condition.notice)
             RunLog(now=self._env.now_us).warning("the database takes commits again")
         if not self.full:
             self._lot.unpark_all()
 
     def troubled(self, problem: str) -> None:
         """See ``Composer.troubled``."""
-        self._trouble = problem
+        now, notice = self._env.now_us(), self._condition.notice
+        self._condition.note(now, trouble=problem, notice=notice)
         RunLog(now=self._env.now_us).error(
             "the database refuses a commit: %s. Runs wait and nothing is lost; it is tried again",
             problem,
         )
+
+    def noticed(self, problem: str | None) -> None:
+        """See ``Composer.noticed``."""
+        now, trouble = self._env.now_us(), self._condition.trouble
+        self._condition.note(now, trouble=trouble, notice=problem)
+        if problem is not None:
+            RunLog(now=self._env.now_us).warning("the database works on, but %s", problem)
 
     # -- the persistence actor's side -----------------------------------------------------------
 

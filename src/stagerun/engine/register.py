@@ -30,7 +30,7 @@ class Register:
         self._stage = stage
         self._index = index
         self._hub = hub
-        self._began = 0.0
+        self._began: float | None = None
         self._last_error: tuple[str, str] | None = None
 
     def outcome(self, item: Item, outcome: Outcome, encoded: bytes | None, now: float) -> None:
@@ -97,7 +97,7 @@ class Register:
         self.log.info(
             "stage %s under way for %.0f s: %d of %d settled, %d in flight, the oldest for %.1f s",
             self._stage.name,
-            now - self._began,
+            now - (self._began or now),
             counts.settled,
             counts.accepted,
             counts.in_flight,
@@ -109,6 +109,9 @@ class Register:
         error = None if status == "succeeded" else self._last_error
         self._status(status, finished_at=self._hub.env.now_us(), error=error)
         if status == "skipped":
+            return
+        if self._began is None:
+            self.log.info("stage %s had nothing left to do", self._stage.name)
             return
         words = ("failed", "timed_out", "cancelled", "crashed")
         lost = "".join(f", {getattr(counts, w)} {w}" for w in words if getattr(counts, w))

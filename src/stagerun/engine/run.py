@@ -24,21 +24,21 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from stagerun.engine.desk import Item
+from stagerun.engine.backlog import Backlog, Suspects, backlogs_of, feed_waiting
 from stagerun.engine.hub import Hub
-from stagerun.engine.kinds import actor_for
-from stagerun.engine.ledger import Post
+from stagerun.engine.kinds import CollectActor, actor_for
+from stagerun.engine.ledger import Post, Snapshot
 from stagerun.engine.source import Source, SourceActor
 from stagerun.engine.stage import StageActor
+from stagerun.engine.turn import Turn, end_in_line, has_turn, take_turn
 from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.rules.lifecycle import conclude, stage_status
-from stagerun.rules.lineage import origin
 from stagerun.rules.verdict import Stop
-from stagerun.store import codec, questions, writes
+from stagerun.store import codec, frontier, questions, writes
 
 __all__ = ["RunActor"]
 
@@ -58,10 +58,13 @@ _STOPS = {
 class RunActor:
     """Conducts one generation of a run."""
 
-    def __init__(self, hub: Hub, source: Source) -> None:
+    def __init__(self, hub: Hub, source: Source, turn: Turn | None = None) -> None:
         self.hub = hub
         self.source = source
+        self._turn = turn
+        hub.ledger.queued = turn is not None
         self.actors: list[StageActor] = []
+        self.feeder: SourceActor | None = None
         self.begun = False
         """Set when it is conducted, or had ended before."""
         self.done = trio.Event()
@@ -71,8 +74,14 @@ class RunActor:
         self._asked: Ending | None = None
         """The ending that a stop asks for. Invariant: set once, the first stop wins."""
         self._asked_at = 0.0
+        self._stopped = trio.Event()
+        """Set when it is asked to stop."""
         self._began = 0.0
         self._seconds = 0.0
+        self._commit = trio.Event()
+        """Set at the next commit."""
+        self._suspects: Suspects
+        self._backlogs: dict[int, Backlog] = {}
 
     @classmethod
     def ended(cls, hub: Hub, source: Source, seconds: float) -> "RunActor":
@@ -86,24 +95,18 @@ class RunActor:
 
     @trio.lowlevel.enable_ki_protection
     async def conduct(self) -> None:
-        """Work off the source, stage after stage, and write the ending once and for all."""
+        """Wait for the run's turn, work off its source, and write the ending once and for all."""
         self.begun = True
         self._began = trio.current_time()
         hub = self.hub
-        hub.epoch = hub.env.wall() - self._began
-        hub.log.info("run started: pipeline %s", hub.pipeline.name)
         hub.ledger.listener = self._heard
         remove = hub.token.add_callback(self._token_cancelled())
         try:
             with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
-                    source = self._cast(nursery)
-                    try:
-                        ending = await self._work(source)
-                    except BaseException:
-                        self._drop(source)
-                        raise
-                await self._write_ending(ending)
+                if self._turn is None or await self._took_turn(self._turn):
+                    await self._live()
+                if hub.ledger.published.ending is None:
+                    await self._hear_ending()
         except StoreError as error:
             self.error = error  # open_runtime raises it; whoever waits for this run gets it too
         except BaseExceptionGroup as group:
@@ -115,8 +118,48 @@ class RunActor:
                 raise
             self.error = lost
         finally:
+            hub.recorder.live.pop(hub.ledger, None)
             remove()
             self.done.set()
+
+    async def _live(self) -> None:
+        """Work off the source, stage after stage, and write the ending."""
+        hub = self.hub
+        self._began = trio.current_time()
+        hub.epoch = hub.env.wall() - self._began
+        hub.recorder.live[hub.ledger] = None
+        again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
+        hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
+        async with trio.open_nursery() as nursery:
+            source = self._cast(nursery)
+            try:
+                ending = await self._work(source, nursery)
+            except BaseException:
+                self._drop(source)
+                raise
+        await self._write_ending(ending)
+
+    async def _took_turn(self, turn: Turn) -> bool:
+        """Wait in line for as long as a run may last; False when the run has ended there."""
+        hub, limit = self.hub, self.hub.pipeline.deadline
+        hub.log.info("run waits for its turn: key %s, %d at once", turn.key, turn.places)
+        with trio.move_on_at(self.deadline) as patience:
+            if await take_turn(hub, turn, self._stopped):
+                hub.ledger.queued = False
+                return True
+        if patience.cancelled_caught:
+            message = f"the run waited {limit:g} s for its turn (key {turn.key}): its deadline"
+            self.stop(Ending(Status.TIMED_OUT, Cause.RUN_DEADLINE, message))
+        if self._asked is not None and not await end_in_line(hub, self._asked):
+            # Refused: the place was given in the last moment, or somebody else has ended the run.
+            hub.ledger.queued = not await has_turn(hub)
+        return not hub.ledger.queued
+
+    async def _hear_ending(self) -> None:
+        """Read how somebody else has ended this generation."""
+        ledger = self.hub.ledger
+        ending = await self.hub.store.ask(questions.ending_of(ledger.run, ledger.generation))
+        ledger.publish(Snapshot(ledger.published.counts, ending=ending))
 
     def _drop(self, source: SourceActor) -> None:
         """Stop all work without a word: the database, or the engine itself, has failed."""
@@ -131,20 +174,37 @@ class RunActor:
         self.actors = [actor_for(stage, index, self.hub, nursery) for index, stage in stages]
         for actor, follower in zip(self.actors, self.actors[1:], strict=False):
             actor.follower = follower
-        return SourceActor(self.source, self.hub, self.actors[0])
+        self._suspects = Suspects(self.hub, self.actors, self.quiet)
+        self._backlogs = backlogs_of(self.hub, self.actors, self.source.kind)
+        self.feeder = SourceActor(self.source, self.hub, self.actors[0], self._suspects)
+        return self.feeder
 
-    async def _work(self, source: SourceActor) -> Ending:
+    async def _go_on(self) -> None:
+        """Begin where the earlier generations ended: their numbers, and their suspects first."""
+        hub = self.hub
+        for actor in self.actors:
+            if actor.stage.kind is Kind.MANY:
+                question = frontier.last_number(hub.ledger.run, actor.index + 1)
+                actor.children = await hub.store.ask(question)
+        await self._suspects.go_first(read_again=self.source.kind == "function")
+
+    async def _work(self, source: SourceActor, nursery: trio.Nursery) -> Ending:
         """Feed and drain under the run's deadline; return how the run ends."""
         limit = self.hub.pipeline.deadline
         deadline = math.inf if limit is None else self._began + limit
         with self._scope:
             self._scope.deadline = deadline
             if self._asked is None:
+                if self.hub.ledger.generation > 1:
+                    await self._go_on()
                 source.start()
+                for index, backlog in self._backlogs.items():
+                    name = f"backlog of stage {self.actors[index].stage.name}"
+                    nursery.start_soon(backlog.feed, name=name)
                 await source.exhausted()
                 for actor in self.actors:
                     await self._drain(actor)
-                await self._take_back_grandchildren()
+                await self._take_back_descendants()
                 await self._leave(source)
         if self._asked is None and self._scope.cancelled_caught:
             message = f"the run's deadline of {limit:g} s passed"
@@ -163,40 +223,46 @@ class RunActor:
 
     async def _drain(self, actor: StageActor) -> None:
         """Wait until nothing is left to do in a stage. A collect stage begins only now."""
-        if actor.stage.kind is Kind.COLLECT:
-            await self._feed_groups(actor)
+        if isinstance(actor, CollectActor):
+            await self._take_back_descendants()
+            await actor.form_groups()
+            await feed_waiting(self.hub, actor, below=self.hub.ledger.generation + 1)
+        elif actor.index in self._backlogs:
+            await self._backlogs[actor.index].over.wait()
         actor.close()
         await actor.drained.wait()
         await self.hub.recorder.flush(self.hub.ledger)
         self._finish_stage(actor, self.hub.ledger.published.counts[actor.index], None)
 
-    async def _feed_groups(self, actor: StageActor) -> None:
-        """Make the groups of a collect stage its items: all members are stored by now."""
-        hub, index = self.hub, actor.index
-        await self._take_back_grandchildren()
-        count = await hub.store.ask(questions.group_count(hub.ledger.run, index))
-        if not count:
-            return
-        hub.post(
-            Post.GROUPS,
-            (index, count, writes.groups(hub.ledger.run, hub.ledger.generation, index, count)),
-        )
-        await hub.recorder.flush(hub.ledger)
-        after = 0
-        while page := await hub.store.ask(questions.made_items(hub.ledger.run, index, after)):
-            for number, key in page:
-                after, group = number, codec.decode(key)
-                actor.put(Item(number, group, key=group))
-                await actor.mailbox.room()
-
-    async def _take_back_grandchildren(self) -> None:
+    async def _take_back_descendants(self) -> None:
         """Let nothing count that was made of superseded items, however far behind them it is."""
-        hub, stages = self.hub, self.hub.pipeline.stages
-        makers = [n for n, stage in enumerate(stages) if stage.kind is Kind.MANY]
-        for maker in makers[1:]:
-            made = writes.supersede_children(hub.ledger.run, origin(stages, maker), maker + 1)
-            hub.post(Post.STATEMENT, made)
+        hub = self.hub
+        kinds = [stage.kind for stage in hub.pipeline.stages]
+        for statement in frontier.supersede_descendants(hub.ledger.run, kinds):
+            hub.post(Post.STATEMENT, statement)
         await hub.recorder.flush(hub.ledger)
+
+    async def quiet(self) -> None:
+        """Wait until nothing of this run is under way, waits or pauses; or until it stops."""
+        while self.hub.stop is None and not all(actor.idle for actor in self.actors):
+            self._commit = trio.Event()
+            await self._commit.wait()  # whatever changes that is recorded
+
+    @property
+    def began(self) -> float:
+        """When this generation began, on trio's clock."""
+        return self._began
+
+    @property
+    def deadline(self) -> float:
+        """The run's own deadline on trio's clock; inf without one."""
+        limit = self.hub.pipeline.deadline
+        return math.inf if limit is None else self._began + limit
+
+    @property
+    def asked(self) -> tuple[Ending, float] | None:
+        """How the run was asked to end, and when; None while it was not."""
+        return None if self._asked is None else (self._asked, self._asked_at)
 
     # -- stopping -------------------------------------------------------------------------------
 
@@ -206,11 +272,13 @@ class RunActor:
             return
         ending = evolve(ending, message=codec.words(ending.message))
         self._asked, self._asked_at = ending, trio.current_time()
+        self._stopped.set()
         self.hub.stop = _STOPS[ending.status]
         self.hub.log.info("run is asked to stop (%s): %s", ending.cause.value, ending.message)
         ledger = self.hub.ledger
-        statement = writes.request_stop(ledger.run, ledger.generation, self.hub.env.now_us())
-        self.hub.post(Post.STATEMENT, statement)
+        if not ledger.queued:
+            statement = writes.request_stop(ledger.run, ledger.generation, self.hub.env.now_us())
+            self.hub.post(Post.STATEMENT, statement)
         self._scope.cancel(reason=ending.message)
         self.hub.cancel(self.hub.token, ending.message)
 
@@ -242,7 +310,11 @@ class RunActor:
 
     def _heard(self) -> None:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
-        if self.hub.ledger.fenced and self.hub.ledger.published.ending is None:
+        self._commit.set()
+        ledger = self.hub.ledger
+        if ledger.broken and ledger.published.ending is not None:
+            self.stop(ledger.published.ending)
+        elif ledger.fenced and ledger.published.ending is None:
             message = "its commits are refused: another process has ended it (or see the log)"
             self.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
 
@@ -318,13 +390,8 @@ class RunActor:
 
     async def results(self) -> AsyncIterator[Any]:
         """Iterate over the last stage's stored results, in item order."""
-        stage = self.hub.pipeline.stages[-1]
-        index, after = len(self.hub.pipeline.stages) - 1, 0
-        many = stage.kind is Kind.MANY
-        place = (self.hub.ledger.run, index, origin(self.hub.pipeline.stages, index))
-        while page := await self.hub.store.ask(
-            questions.last_results(*place, after, children=many)
-        ):
+        place, after = self.hub.places[-1], 0
+        while page := await self.hub.store.ask(frontier.results(place, after)):
             for number, encoded in page:
                 yield codec.decode(encoded)
                 after = number

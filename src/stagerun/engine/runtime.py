@@ -1,27 +1,30 @@
 """The runtime: any number of runs beside each other, on one database."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
 from stagerun import logs
+from stagerun.engine.admission import Admission, Again, Changed
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
+from stagerun.engine.health import Health
 from stagerun.engine.household import Household
-from stagerun.engine.hub import Hub
-from stagerun.engine.intake import Order, accept, order_of, refuse
-from stagerun.engine.ledger import Ledger, Line, Snapshot
+from stagerun.engine.hub import Shared
+from stagerun.engine.intake import order_of, refuse
 from stagerun.engine.recorder import Recorder
+from stagerun.engine.requests import Requests
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.settings import apply_settings, unknown_settings
-from stagerun.store import questions
 from stagerun.store.driver import Store
+from stagerun.store.reopening import adoptable, stored_run
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
@@ -43,6 +46,8 @@ class RuntimeStatistics:
     """Items that a stage works on."""
     survivors: int
     """Cut attempts that have not stopped, also of runs that have ended."""
+    survivor_names: tuple[str, ...] = ()
+    """What they are, the oldest first."""
 
 
 @define(eq=False)
@@ -54,15 +59,31 @@ class _Birth:
     actor: RunActor | None = None
     error: BaseException | None = None
 
+    async def outcome(self) -> RunActor:
+        """Wait for it, and return the actor or raise the error."""
+        await self.over.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.actor is not None  # noqa: S101 - a birth is over with an actor or an error
+        return self.actor
+
 
 class Runtime:
     """Starts runs and knows those under way. Made by ``open_runtime``."""
 
-    def __init__(self, store: Store, recorder: Recorder, env: Env, floor: trio.Nursery) -> None:
+    def __init__(
+        self,
+        store: Store,
+        recorder: Recorder,
+        env: Env,
+        floor: trio.Nursery,
+        pipelines: Iterable[Pipeline] = (),
+    ) -> None:
         self._store = store
         self._recorder = recorder
         self._env = env
         self._floor = floor
+        self._shared = Shared()
         self._runs: dict[str, RunActor] = {}
         self._haunted: list[RunActor] = []
         """Runs that have ended while work of theirs had not."""
@@ -72,8 +93,16 @@ class Runtime:
         """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
         self._closing = False
+        self._requests = Requests(self._runs, store, recorder, env)
+        self._known = {pipeline.name: pipeline for pipeline in pipelines}
+        """Pipelines whose runs this runtime takes over when their process has gone."""
+        self._refused: set[str] = set()
+        """Runs that cannot be taken over, said once."""
         self._household = Household(
             store, recorder, env, floor, on_ended=self._stop_all, on_look=self._adopt
+        )
+        self._admission = Admission(
+            store, recorder, env, floor, runs=self._runs, owner=lambda: self._household.owner
         )
 
     async def start(
@@ -86,6 +115,8 @@ class Runtime:
         key: str | None = None,
         token: CancellationToken | None = None,
         target: str | None = None,
+        concurrency_key: str | None = None,
+        concurrency: int = 1,
     ) -> Run:
         """Start a run; when this returns, the run is on disk, and so are items given as a list.
 
@@ -98,6 +129,9 @@ class Runtime:
             key: Makes repeated starts one: a second call returns the first run.
             token: The host's own token; its cancellation cancels the run.
             target: Where the pipeline can be found again, ``module:name``; for commands.
+            concurrency_key: Runs with the same key share places; without a free one the run stays
+                ``queued``, for its pipeline's ``deadline`` at most. First come, first served.
+            concurrency: How many of them may be under way at once, in all processes together.
 
         Raises:
             RuntimeClosedError: The runtime is being left.
@@ -116,22 +150,74 @@ class Runtime:
         except SettingError as error:
             await refuse(pipeline, error, self._env, self._household.owner, self._recorder)
             raise
-        order = order_of(settled, items, params, labels or {}, key=key, target=target)
+        order = order_of(
+            settled,
+            items,
+            params,
+            labels or {},
+            key=key,
+            target=target,
+            concurrency_key=concurrency_key,
+            concurrency=concurrency,
+        )
         birth = self._keyed.get(key) if key is not None else None
         if birth is None:
-            birth = _Birth(key)
-            self._births[birth] = None
-            if key is not None:
-                self._keyed[key] = birth
-            self._floor.start_soon(self._live, order, token, birth, name="a run is accepted")
-        await birth.over.wait()
-        if birth.error is not None:
-            raise birth.error
-        assert birth.actor is not None  # noqa: S101 - a birth is over with an actor or an error
-        owner_of_key = birth.actor.hub.pipeline.name
-        if owner_of_key != pipeline.name:
-            raise UsageError(f"key {key!r} belongs to a run of pipeline {owner_of_key!r}")
-        return Run(birth.actor)
+            birth = self._bear(partial(self._admission.accept, order, token), key)
+        actor = await birth.outcome()
+        if actor.hub.pipeline.name != pipeline.name:
+            name = actor.hub.pipeline.name
+            raise UsageError(f"key {key!r} belongs to a run of pipeline {name!r}")
+        return Run(actor, self.resume)
+
+    async def resume(
+        self,
+        run: str,
+        pipeline: Pipeline | None = None,
+        *,
+        failed: bool = False,
+        changed: Changed = "refuse",
+        items: Any = None,
+        token: CancellationToken | None = None,
+    ) -> Run:
+        """Go on with a run that has ended, in a new generation; only what is not final runs.
+
+        Args:
+            run: The run's identifier, or the beginning of it.
+            pipeline: Its pipeline; None: the one of its name that this runtime knows.
+            failed: Whether failed, timed-out and crashed items run again, too.
+            changed: What to do when stages have changed since: ``refuse``, or ``repeat`` from the
+                first changed one on.
+            items: What gives the items again, if they came from a function that is not the
+                pipeline's own source.
+            token: The host's own token; its cancellation cancels the run.
+
+        Raises:
+            RuntimeClosedError: The runtime is being left.
+            UsageError: There is no such run, it has not ended, or it cannot go on so; says why.
+        """
+        if self._closing:
+            raise RuntimeClosedError("the runtime is being left and takes no new runs")
+        if changed not in ("refuse", "repeat"):
+            raise UsageError(f"changed must be 'refuse' or 'repeat', got {changed!r}")
+        await self._household.look()  # a dead process's run is settled first
+        stored = await self._store.ask(stored_run(run))
+        known = pipeline or self._known.get(stored.pipeline)
+        if known is None:
+            raise UsageError(
+                f"run {stored.id} is of pipeline {stored.pipeline!r}, which this runtime does not"
+                " know: give it to resume(), or to open_runtime(pipelines=[...])"
+            )
+        again = Again(pipeline=self._settled(known), failed=failed, changed=changed, items=items)
+        birth = self._bear(partial(self._admission.reopen, stored.id, again, token))
+        return Run(await birth.outcome(), self.resume)
+
+    async def prune(self, keep: Keep) -> Sequence[Prunable]:
+        """Let go of the ended runs that *keep* does not keep, now; return them."""
+        return await prune(self._store, self._recorder, self._env, keep)
+
+    def health(self) -> Health:
+        """Return whether the database takes commits, and if not, why and since when."""
+        return self._recorder.health()
 
     def statistics(self) -> RuntimeStatistics:
         """Return how much is under way now."""
@@ -139,13 +225,32 @@ class Runtime:
         return RuntimeStatistics(
             runs=len(actors),
             in_flight=sum(sum(actor.hub.ledger.in_flight) for actor in actors),
-            survivors=sum(len(actor.hub.survivors) for actor in [*actors, *self._haunted]),
+            survivors=len(self._shared.survivors),
+            survivor_names=tuple(str(survivor) for survivor in self._shared.survivors),
         )
 
     def tree(self) -> str:
         """Draw the supervision tree as it stands now, a task a line."""
         lines = ["runtime", *_branches(self._floor)]
         return "\n".join(lines)
+
+    async def why(self, run: str) -> dict[str, Any]:
+        """Tell why a run of any process stands where it does, or how it ended.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        return await self._requests.why(run)
+
+    async def cancel(self, run: str, reason: str = "cancelled") -> dict[str, Any]:
+        """Ask a run of any process to stop; return, once it is heard, what has become of it.
+
+        Cancelling again, or a run that has ended, changes nothing and tells the same.
+
+        Raises:
+            UsageError: There is no such run.
+        """
+        return await self._requests.cancel(run, reason)
 
     # -- the parts of start() -------------------------------------------------------------------
 
@@ -155,12 +260,23 @@ class Runtime:
             logs.RunLog(pipeline=pipeline.name, now=self._env.now_us).warning("%s", warning)
         return apply_settings(pipeline, self._env.environ)
 
+    def _bear(self, make: Callable[[], Awaitable[RunActor]], key: str | None = None) -> "_Birth":
+        birth = _Birth(key)
+        self._births[birth] = None
+        if key is not None:
+            self._keyed[key] = birth
+        self._floor.start_soon(self._live, make, birth, name="a run is accepted")
+        return birth
+
     @trio.lowlevel.enable_ki_protection
-    async def _live(self, order: Order, token: CancellationToken | None, birth: "_Birth") -> None:
+    async def _live(self, make: Callable[[], Awaitable[RunActor]], birth: "_Birth") -> None:
         """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""
         with trio.CancelScope(shield=True):
             try:
-                birth.actor = actor = await self._accept(order, token)
+                birth.actor = actor = await make()
+                if not actor.begun:
+                    actor.hub.on_fail = actor.stop
+                    self._runs[actor.hub.id] = actor
                 birth.over.set()
                 if not actor.begun:
                     trio.lowlevel.current_task().name = f"run {actor.hub.id}"
@@ -178,79 +294,11 @@ class Runtime:
                     self._keyed.pop(birth.key, None)
                 self._quiet.unpark_all()
 
-    async def _accept(self, order: Order, token: CancellationToken | None) -> RunActor:
-        identifier = self._env.new_id()
-        number = await accept(order, identifier, self._household.owner, self._recorder, self._env)
-        if number is None:
-            return await self._known(order, token)
-        hub = self._hub(identifier=identifier, number=number, order=order, token=token)
-        actor = RunActor(hub, order.source)
-        hub.on_fail = actor.stop
-        self._runs[identifier] = actor
-        self._recorder.live[hub.ledger] = None
-        return actor
-
-    def _hub(
-        self, *, identifier: str, number: int, order: Order, token: CancellationToken | None
-    ) -> Hub:
-        pipeline, source = order.pipeline, order.source
-        ledger = Ledger(
-            number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
-        )
-        if source.kind == "stored":
-            ledger.accept_stored(source.length or 0)
-
-        def keep(at: int, level: int, stage: str | None, item: Any, text: str) -> None:
-            name = _LEVELS.get(level, str(level))
-            ledger.lines.append(
-                Line(at, name, stage, item if isinstance(item, int) else None, text)
-            )
-            self._recorder.nudge(ledger)
-
-        log = logs.RunLog(pipeline=pipeline.name, run=identifier, sink=keep, now=self._env.now_us)
-        return Hub(
-            id=identifier,
-            pipeline=pipeline,
-            params=order.params,
-            token=CancellationToken() if token is None else CancellationToken(token),
-            ledger=ledger,
-            recorder=self._recorder,
-            store=self._store,
-            env=self._env,
-            floor=self._floor,
-            log=log,
-            on_fail=_unreachable,
-        )
-
-    async def _known(self, order: Order, token: CancellationToken | None) -> RunActor:
-        key = order.key
-        assert key is not None  # noqa: S101 - only a key makes a start be refused
-        known = await self._store.ask(questions.run_of_key(key))
-        assert known is not None  # noqa: S101 - runs are not deleted
-        if known.pipeline != order.pipeline.name:
-            raise UsageError(f"key {key!r} belongs to a run of pipeline {known.pipeline!r}")
-        if known.id in self._runs:
-            return self._runs[known.id]
-        if known.ending is None:
-            raise UsageError(
-                f"key {key!r} belongs to run {known.id}, which is under way in another process:"
-                f" `stagerun watch {known.id}` follows it"
-            )
-        return self._ended(known, order, token)
-
-    def _ended(
-        self, known: questions.KnownRun, order: Order, token: CancellationToken | None
-    ) -> RunActor:
-        """Return the actor of a run that has ended, for its handle: it tells, and does nothing."""
-        hub = self._hub(identifier=known.id, number=known.run, order=order, token=token)
-        hub.ledger.generation = known.generation
-        hub.ledger.publish(Snapshot(known.counts, ending=known.ending))
-        return RunActor.ended(hub, order.source, known.seconds)
-
     # -- beginning and end ----------------------------------------------------------------------
 
     async def _open(self) -> None:
         await self._household.open()
+        self._requests.listen()
 
     def _stop_all(self, message: str) -> None:
         """Hear that another process has settled the runs of this one."""
@@ -258,14 +306,32 @@ class Runtime:
             actor.stop(Ending(Status.INTERRUPTED, Cause.OWNER_DIED, message))
 
     async def _adopt(self) -> None:
-        """Take over what waits for a process that knows its pipeline."""
+        """Take over the runs of the pipelines known here whose process has gone away."""
+        if not self._known or self._closing:
+            return
+        for identifier in await self._store.ask(adoptable([*self._known])):
+            if identifier not in self._runs and identifier not in self._refused:
+                self._floor.start_soon(self._take_over, identifier, name="a run is taken over")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _take_over(self, identifier: str) -> None:
+        """Resume one run for which nobody asked; what cannot go on is said, once."""
+        with trio.CancelScope(shield=True):
+            try:
+                stored = await self._store.ask(stored_run(identifier))
+                pipeline = self._settled(self._known[stored.pipeline])
+                again = Again(pipeline=pipeline, by_itself=True)
+                await self._bear(partial(self._admission.reopen, identifier, again, None)).outcome()
+            except (UsageError, SettingError, StoreError) as error:
+                self._refused.add(identifier)
+                log = logs.RunLog(now=self._env.now_us)
+                log.warning("run %s is not taken over: %s", identifier, error)
 
     async def _conduct(self, actor: RunActor) -> None:
         try:
             await actor.conduct()
         finally:
             self._runs.pop(actor.hub.id, None)
-            self._recorder.live.pop(actor.hub.ledger, None)
             self._haunted = [ended for ended in [*self._haunted, actor] if ended.hub.survivors]
 
     async def _all_ended(self) -> None:
@@ -281,6 +347,7 @@ class Runtime:
         longest = max((a.hub.pipeline.grace for a in self._runs.values()), default=0.0)
         with trio.move_on_after(longest + _LAST_COMMITS):
             await self._all_ended()
+        await self._shared.asyncio.close()
         if self._births:  # their work has stopped by now: it is the database that they wait for
             self._store.give_up()
             await self._all_ended()
@@ -302,9 +369,6 @@ async def _name_survivors(actors: list[RunActor]) -> None:
                 logs.RunLog().error("the runtime cannot be left: %s", left)
 
 
-_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
-
-
 def _branches(nursery: trio.Nursery, indent: str = "") -> list[str]:
     lines = []
     for task in sorted(nursery.child_tasks, key=lambda task: task.name):
@@ -312,7 +376,3 @@ def _branches(nursery: trio.Nursery, indent: str = "") -> list[str]:
         for child in task.child_nurseries:
             lines += _branches(child, indent + "│   ")
     return lines
-
-
-def _unreachable(_ending: Ending) -> None:
-    raise AssertionError("the run's actor takes its place before anything can fail")

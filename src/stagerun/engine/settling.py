@@ -17,9 +17,9 @@ from stagerun.store import codec
 if TYPE_CHECKING:
     from stagerun.engine.stage import StageActor
 
-__all__ = ["SUPERSEDED", "Settling"]
+__all__ = ["PLAIN", "SUPERSEDED", "Settling"]
 
-_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
 SUPERSEDED = Ended(Outcome.SKIPPED, ItemCause.SUPERSEDED, "its parent gave something else")
 
@@ -38,7 +38,7 @@ class Settling:
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
-        self._plain = {t for t in _PLAIN if stage.value_type in (Any, t)}
+        self._plain = {t for t in PLAIN if stage.value_type in (Any, t)}
 
     @staticmethod
     def room_needed(stage: Stage) -> int:
@@ -66,6 +66,8 @@ class Settling:
     ) -> None:
         """Decide what becomes of an item after an attempt, and do it."""
         now = trio.current_time()
+        if now >= desk.deadline and desk.cut_at is None:
+            desk.forgive(now)
         if item.number in self._voided:
             self._voided.discard(item.number)
             self.fail(item, SUPERSEDED, None)
@@ -73,7 +75,7 @@ class Settling:
             self.succeed(item, value, now)
         elif desk.cut_at is not None and self.hub.stop is None and desk.cut_for_another(item):
             item.attempts -= 1  # the deadline of another item in its batch was not its own
-            self._try_again(item, now)
+            self._try_again(item, now, "its batch was cut for another item")
         else:
             verdict = self._judge(desk, item, now, error, returned=returned)
             unknown = desk.cut_at is None or desk.abandoned or desk.runs_on
@@ -92,6 +94,7 @@ class Settling:
             cut=desk.was_cut,
             error=error,
             returned=returned,
+            stalled=desk.stalled,
         )
         try:
             return decide(attempt, self.stage, self.hub.stop, self.hub.env.jitter())
@@ -113,12 +116,13 @@ class Settling:
                 self.succeed(item, value, now)
             case Again(at, why):
                 self.log.debug("item %d: %s; tried again in %.3f s", item.number, why, at - now)
-                self._try_again(item, at)
+                said = why if error is None else f"{why} ({codec.words(error, 200)})"
+                self._try_again(item, at, said)
             case Ended():
                 self.fail(item, verdict, error, late)
 
-    def _try_again(self, item: Item, at: float) -> None:
-        item.due = at
+    def _try_again(self, item: Item, at: float, why: str) -> None:
+        item.due, item.pauses_for = at, why
         self.mailbox.park(item, at)
         self.come_back(at)
 
@@ -142,7 +146,7 @@ class Settling:
         """Return a result as it goes on. Raises when it cannot be read back."""
         if self.follower is not None:
             return self.follower.welcome(value, encoded)
-        return value if type(value) in _PLAIN else codec.decode(encoded)
+        return value if type(value) in PLAIN else codec.decode(encoded)
 
     def fail(
         self,

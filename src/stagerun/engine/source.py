@@ -7,8 +7,6 @@ it does not heed that.
 
 import inspect
 import math
-import threading
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -18,26 +16,24 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import trio
 from attrs import frozen
 
+from stagerun.engine.backlog import Suspects
 from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
+from stagerun.engine.pump import CHUNK, Pump
+from stagerun.engine.reread import Reread
 from stagerun.engine.stage import StageActor
 from stagerun.errors import CancelRequested, StagerunError, UsageError
-from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.status import Cause, Ending, Status
-from stagerun.rules.verdict import Ended
-from stagerun.store import codec, questions
+from stagerun.store import codec
 
 __all__ = ["Source", "SourceActor", "source_of"]
-
-_CHUNK = 64
-"""Items that are accepted at once at most."""
 
 
 @frozen
@@ -81,21 +77,37 @@ def source_of(items: Any) -> Source:
 class SourceActor:
     """Reads a source and feeds the first stage."""
 
-    def __init__(self, source: Source, hub: Hub, first: StageActor) -> None:
+    def __init__(
+        self, source: Source, hub: Hub, first: StageActor, suspects: Suspects | None = None
+    ) -> None:
         self.broken: Ending | None = None
         """How the run must end if the source broke; what it gave is worked off all the same."""
         self.over = trio.Event()
         """Set by the run when its stages are drained: a source that was opened is closed now."""
         self.gone = trio.Event()
         """Set when nothing of the source is left."""
+        self.task: trio.lowlevel.Task | None = None
+        """The task that reads; `why` looks where it waits."""
         self._source = source
         self._hub = hub
         self._first = first
+        self._suspects = suspects
+        self._reread = Reread(hub, first) if hub.ledger.generation > 1 else None
         self._exhausted = trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self._left_behind: Survivor | None = None
         self._number = 0
         self._started = False
+
+    @property
+    def exhausted_already(self) -> bool:
+        """Whether all items are accepted."""
+        return self._exhausted.is_set()
+
+    @property
+    def gives_up_at(self) -> float:
+        """When the source is cut unless it gives something; inf while it is not its turn."""
+        return self._scope.deadline
 
     def start(self) -> None:
         """Begin to read, in the context of whoever started the run."""
@@ -131,6 +143,7 @@ class SourceActor:
 
     @trio.lowlevel.enable_ki_protection
     async def _work(self) -> None:
+        self.task = trio.lowlevel.current_task()
         try:
             with self._scope:
                 async with AsyncExitStack() as stack:
@@ -167,7 +180,9 @@ class SourceActor:
 
     async def _read(self, stack: AsyncExitStack) -> None:
         if self._source.kind == "stored":
-            await self._feed_stored()
+            return  # they are in the backlog of the first stage
+        if self._source.kind == "iterator" and self._hub.ledger.generation > 1:
+            self._gone_for_good()
             return
         self._watch()
         items = self._source.items
@@ -181,6 +196,15 @@ class SourceActor:
         else:
             await self._feed_blocking(iter(items))
         self._hub.ledger.source_length = self._number
+
+    def _gone_for_good(self) -> None:
+        """Hear that the iterator died with its process: what it had given is all there is."""
+        if self._hub.ledger.source_length is None:
+            message = (
+                "the items came from an iterator that went away with its process; those that it had"
+                " given are done, the others cannot be had again"
+            )
+            self.broken = Ending(Status.FAILED, Cause.SOURCE_GONE, message)
 
     async def _opened(self, function: Any, stack: AsyncExitStack) -> Any:
         """Call a source function; what it gives may be an async context manager, kept open."""
@@ -216,8 +240,8 @@ class SourceActor:
 
     async def _feed_sequence(self, items: Sequence[Any]) -> None:
         """Feed what cannot block: a range, a list, a tuple."""
-        for start in range(0, len(items), _CHUNK):
-            await self._feed(list(items[start : start + _CHUNK]))
+        for start in range(0, len(items), CHUNK):
+            await self._feed(list(items[start : start + CHUNK]))
 
     async def _feed_blocking(self, items: Iterator[Any]) -> None:
         """Feed from an iterator that may block: it runs in one thread of its own, to its end."""
@@ -225,7 +249,7 @@ class SourceActor:
             for value in items:
                 await self._feed([value])
             return
-        pump = _Pump(items, trio.lowlevel.current_trio_token())
+        pump = Pump(items, trio.lowlevel.current_trio_token())
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._maybe_in_thread, pump.run)
@@ -240,16 +264,6 @@ class SourceActor:
         if pump.error is not None:
             raise pump.error
 
-    async def _feed_stored(self) -> None:
-        """Feed items from the database: it has them in order, and memory need not."""
-        after = 0
-        question = questions.made_items
-        while page := await self._hub.store.ask(question(self._hub.ledger.run, 0, after)):
-            for number, encoded in page:
-                after = number
-                self._put(number, encoded)
-                await self._first.mailbox.room()
-
     async def _feed(self, chunk: list[Any]) -> None:
         """Accept items, and wait for room for each of them."""
         if self._left_behind is not None:
@@ -257,58 +271,64 @@ class SourceActor:
         if not chunk:
             return
         self._rest()
-        hub, keep = self._hub, self._source.kind == "iterator"
-        if not keep:
-            hub.post(Post.ACCEPTED, len(chunk))
-        for value in chunk:
-            self._number += 1
-            if keep:
-                self._keep(value)
-            elif self._first.stage.value_type in (Any, type(value)):
-                self._first.put(Item(self._number, value))
-            else:
-                self._fit(value)
-            if self._first.mailbox.full:
-                await self._first.mailbox.room()
+        hub = self._hub
+        if self._source.kind == "iterator":
+            for value in chunk:
+                self._number += 1
+                self._keep(self._number, value)
+                await self._room()
+        else:
+            numbered = [(await self._number_of(value), value) for value in chunk]
+            fresh = [(number, value) for number, value in numbered if number]
+            hub.post(Post.ACCEPTED, len(fresh))
+            for number, value in fresh:
+                await self._give(number, value)
         await hub.recorder.room()
         await trio.lowlevel.checkpoint()
         self._watch()
 
-    def _keep(self, value: Any) -> None:
+    async def _number_of(self, value: Any) -> int | None:
+        """Count an item and return its number; None if it needs nothing more, from earlier."""
+        self._number += 1
+        return (
+            self._number if self._reread is None else await self._reread.number(self._number, value)
+        )
+
+    async def _give(self, number: int, value: Any) -> None:
+        """Give the first stage an item that a function can give again."""
+        if self._suspects and await self._suspects.from_source_alone(Item(number, value)):
+            return
+        if self._first.stage.value_type in (Any, type(value)):
+            self._first.put(Item(number, value))
+        else:
+            self._fit(number, value)
+        await self._room()
+
+    async def _room(self) -> None:
+        if self._first.mailbox.full:
+            await self._first.mailbox.room()
+
+    def _keep(self, number: int, value: Any) -> None:
         """Store an accepted item that will not come again, and hand it to the first stage."""
-        hub, number = self._hub, self._number
+        hub = self._hub
         try:
             encoded = codec.encode(value)
         except BaseException as error:  # noqa: BLE001 - whatever a strange value makes it raise
             hub.post(Post.ACCEPTED, 1)
-            self._refuse(number, f"it cannot be stored: {codec.words(error)}", error)
+            self._first.refuse(number, f"it cannot be stored: {codec.words(error)}", error)
             return
         row = (hub.ledger.run, 0, number, hub.ledger.generation, 0, number, None, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
-        self._put(number, encoded)
+        self._first.put_encoded(number, encoded)
 
-    def _fit(self, value: Any) -> None:
+    def _fit(self, number: int, value: Any) -> None:
         """Give the first stage an item as its annotation asks for it."""
         try:
             encoded = codec.encode(value)
         except BaseException:  # noqa: BLE001 - not to be stored: it comes as it is, and may do
-            self._first.put(Item(self._number, value))
+            self._first.put(Item(number, value))
             return
-        self._put(self._number, encoded)
-
-    def _put(self, number: int, encoded: bytes) -> None:
-        try:
-            value = self._first.restore(encoded)
-        except Exception as error:  # noqa: BLE001 - whatever the codec raises for a wrong type
-            self._refuse(number, f"stage {self._first.stage.name} does not take it: {error}", error)
-            return
-        self._first.put(Item(number, value))
-
-    def _refuse(self, number: int, message: str, error: BaseException) -> None:
-        """End an accepted item that the first stage cannot be given; the others go on."""
-        self._first.watch()
-        ended = Ended(Outcome.FAILED, ItemCause.INPUT, codec.words(message))
-        self._first.fail(Item(number, None), ended, error)
+        self._first.put_encoded(number, encoded)
 
 
 def _is_async(function: Any) -> bool:
@@ -321,65 +341,3 @@ def _wants_params(function: Any) -> bool:
     except (TypeError, ValueError):  # a builtin without a signature
         return False
     return any(p.name == "params" or p.default is inspect.Parameter.empty for p in parameters)
-
-
-class _Pump:
-    """Takes items out of an iterator in one thread; what is out can be had at once."""
-
-    def __init__(self, iterator: Iterator[Any], host: trio.lowlevel.TrioToken) -> None:
-        self.exhausted = False
-        self.error: BaseException | None = None
-        self._iterator = iterator
-        self._host = host
-        self._out: deque[Any] = deque()
-        self._closed = False
-        self._told = False
-        self._arrival = trio.Event()
-        self._room = threading.Event()
-
-    def run(self) -> None:
-        """Iterate to the end, waiting whenever enough is out. In the thread."""
-        try:
-            for value in self._iterator:
-                self._out.append(value)
-                self._tell()
-                while len(self._out) >= _CHUNK and not self._closed:
-                    self._room.clear()
-                    if len(self._out) >= _CHUNK:  # looked at again: it may just have been taken
-                        self._room.wait(1.0)
-                if self._closed:
-                    return
-        except BaseException as error:  # noqa: BLE001 - raised once its items are accepted
-            self.error = error
-        finally:
-            self.exhausted = True
-            self._tell()
-
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            with suppress(trio.RunFinishedError):  # nobody is left who could take anything
-                self._host.run_sync_soon(self._wake)
-
-    def _wake(self) -> None:
-        self._arrival.set()
-
-    async def some(self) -> list[Any]:
-        """Wait until something is out, or the end, and return what there is."""
-        await self._arrival.wait()
-        self._arrival = trio.Event()
-        self._told = False
-        return self.take()
-
-    def take(self) -> list[Any]:
-        """Return what is out, once."""
-        given = []
-        while self._out:
-            given.append(self._out.popleft())
-        self._room.set()
-        return given
-
-    def close(self) -> None:
-        """Let the thread end at its next item: nobody takes any more."""
-        self._closed = True
-        self._room.set()

@@ -14,12 +14,16 @@ from stagerun.engine.desk import Desk, Item
 from stagerun.engine.hub import Hub
 from stagerun.engine.settling import SUPERSEDED, Settling
 from stagerun.engine.worker import work
-from stagerun.model.outcome import Outcome
+from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.stage import Kind, Stage
+from stagerun.offload.workers import Workers
 from stagerun.rules.verdict import Ended, Stop
+from stagerun.store import codec
 
 __all__ = ["StageActor"]
 
+_INSTANT = 1e-6
+"""Seconds that no timer can tell from none: what is due so soon is due."""
 _LONG = 30.0
 """Seconds after which a stage that is still under way says how it stands."""
 
@@ -41,7 +45,14 @@ class StageActor(Settling):
         self._run_nursery = run_nursery
         self._desks: dict[Desk, None] = {}
         """Workers that are not abandoned, in the order of hiring."""
-        self._children = 0
+        self.children = 0
+        """The number of the last item that this stage has made, in any generation."""
+        self._backlog_waits = False
+        self._void_later: set[int] = set()
+        """Items superseded before they were read from the database. Invariant: empty unless items
+        wait there."""
+        self.processes: Workers | None = None
+        """Worker processes, once one was needed; they end with the stage."""
         self._closed = False
         self._serving = False
         self._nudge = trio.Event()
@@ -56,6 +67,40 @@ class StageActor(Settling):
         self.mailbox.put(item)
         self.summon()
 
+    def put_encoded(self, number: int, encoded: bytes, *, repeated: bool = False) -> None:
+        """Take in an item from its stored form, as the stage's annotation asks for it."""
+        try:
+            value = self.restore(encoded)
+        except Exception as error:  # noqa: BLE001 - whatever the codec raises for a wrong type
+            self.refuse(number, f"stage {self.stage.name} does not take it: {error}", error)
+            return
+        item = Item(number, value)
+        item.repeated = repeated
+        self.put(item)
+
+    def put_stored(self, number: int, encoded: bytes, *, superseded: bool) -> None:
+        """Take in an item that waits since an earlier generation."""
+        if superseded or number in self._void_later:
+            self.watch()
+            self.fail(Item(number, None), SUPERSEDED, None)
+        else:
+            self.put_encoded(number, encoded, repeated=self.hub.ledger.generation > 1)
+
+    def refuse(self, number: int, message: str, error: BaseException) -> None:
+        """End an accepted item that cannot be given to the stage; the others go on."""
+        self.watch()
+        ended = Ended(Outcome.FAILED, ItemCause.INPUT, codec.words(message))
+        self.fail(Item(number, None), ended, error)
+
+    def expect_backlog(self) -> None:
+        """Hear that items wait in the database: what is superseded meanwhile is remembered."""
+        self._backlog_waits = True
+
+    def backlog_read(self) -> None:
+        """Hear that none waits there any more."""
+        self._backlog_waits = False
+        self._void_later.clear()
+
     def summon(self) -> None:
         """Have a worker look into the mailbox, if one can be had."""
         if not self.mailbox.call() and len(self._desks) < self.stage.workers:
@@ -68,6 +113,11 @@ class StageActor(Settling):
         # In the context of the run, not of whoever happens to put an item.
         name = f"worker of stage {self.stage.name}"
         self.hub.context.run(lambda: self.hub.floor.start_soon(work, self, desk, name=name))
+
+    @property
+    def desks(self) -> tuple[Desk, ...]:
+        """The workers that are not abandoned, in the order of hiring. Any thread."""
+        return tuple(self._desks)
 
     def close(self) -> None:
         """No more items come; the stage is drained once those that came are settled."""
@@ -82,8 +132,11 @@ class StageActor(Settling):
             self.fail(item, SUPERSEDED, None)
         elif any(item.number == number for desk in self._desks for item in desk.items):
             self._voided.add(number)
-        elif self.follower is not None and self.stage.kind is not Kind.MANY:
-            self.follower.void(number)  # it has gone on, under the same number
+        else:
+            if self._backlog_waits:
+                self._void_later.add(number)
+            if self.follower is not None and self.stage.kind is not Kind.MANY:
+                self.follower.void(number)  # it has gone on, under the same number
 
     # -- the watch ------------------------------------------------------------------------------
 
@@ -109,6 +162,8 @@ class StageActor(Settling):
                 await self._nudge.wait()
             self._nudge = trio.Event()
         self.drained.set()
+        if self.processes is not None:
+            await self.processes.end(at_once=self.hub.stop is not None)
 
     def come_back(self, at: float) -> None:
         """See ``Settling.come_back``."""
@@ -140,7 +195,7 @@ class StageActor(Settling):
             else:
                 due = min(due, give_up_at)
         for desk in [desk for desk in self._desks if desk.busy]:
-            if desk.cut_at is None and now >= desk.deadline:
+            if desk.cut_at is None and now >= desk.deadline and not desk.forgive(now):
                 desk.cut(now, "the attempt's deadline has passed")
             if desk.cut_at is None:
                 due = min(due, desk.deadline)
@@ -148,12 +203,31 @@ class StageActor(Settling):
                 self._abandon(desk)
             else:
                 due = min(due, desk.cut_at + self.hub.pipeline.grace)
+        if self.stage.heartbeat_timeout is not None:
+            due = min(due, self._cut_stalled(now, self.stage.heartbeat_timeout))
         for _ in range(self.mailbox.unpark_due(now)):
             self.summon()
         return min(due, self.mailbox.wake_at)
 
+    def _cut_stalled(self, now: float, patience: float) -> float:
+        """Cut attempts without a sign of life; return when the next one may have to be."""
+        clock, due = self.hub.env.monotonic(), now + patience
+        for desk in self._desks:
+            if desk.busy and desk.cut_at is None:
+                left = desk.beat_at + patience - clock
+                if left > _INSTANT:
+                    due = min(due, now + left)
+                    continue
+                desk.stalled = True
+                desk.cut(now, f"no sign of life for {patience:g} s")
+                due = min(due, now + self.hub.pipeline.grace)
+        return due
+
     def _abandon(self, desk: Desk) -> None:
         """Give up on work that refuses to stop: settle its items, replace its worker."""
+        if desk.let_go is not None:
+            desk.let_go()
+            return
         desk.left_behind = survivor = desk.survivor(thread=False)
         self.log.warning("%s does not stop; it is left behind, its worker is replaced", survivor)
         self.hub.leave_behind(survivor)
@@ -163,6 +237,7 @@ class StageActor(Settling):
     def dismiss(self, desk: Desk) -> None:
         """Let a worker go; another one comes if there is still something to do."""
         self._desks.pop(desk, None)
+        self.hub.store.page.leave(desk)
         if self._closed and self.mailbox.empty:
             self.mailbox.release()  # those who waited for an item that paused
         if self.ready:
@@ -230,6 +305,11 @@ class StageActor(Settling):
         raise NotImplementedError
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing is under way here, nor waits for its turn or its next attempt."""
+        return self.mailbox.empty and not any(desk.busy for desk in self._desks)
+
+    @property
     def must_wait(self) -> bool:
         """Whether there is no room behind the stage."""
         follower = self.follower
@@ -249,8 +329,8 @@ class StageActor(Settling):
 
     def next_child(self) -> int:
         """Return the number of the next item that this stage makes."""
-        self._children += 1
-        return self._children
+        self.children += 1
+        return self.children
 
     def limit_of(self, item: Item, now: float) -> float:
         """Seconds that a repeated attempt may take: its own limit within what is left."""

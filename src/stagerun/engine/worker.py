@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from stagerun.engine.calling import explained
 from stagerun.engine.context import CURRENT
 from stagerun.engine.desk import Desk, Item
 from stagerun.model.status import Cause
@@ -35,6 +36,7 @@ _CUT: _How = (False, None, None)
 async def work(actor: "StageActor", desk: Desk) -> None:
     """Be one worker. Ctrl-C in the middle of a stage belongs to the program, not to an item."""
     CURRENT.set(desk)
+    desk.task = trio.lowlevel.current_task()
     try:
         if actor.stage.resource is None:
             await _carry(actor, desk)
@@ -161,4 +163,4 @@ async def _attempt(actor: "StageActor", desk: Desk) -> _How:
             raise  # through the scope, which takes its own Cancelled out of it
         if isinstance(error, trio.Cancelled) and actor.stage.resource is not None:
             raise  # the resource broke, and has its own way of ending this
-        return False, None, error
+        return False, None, explained(actor.stage, error)

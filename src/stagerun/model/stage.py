@@ -61,7 +61,8 @@ class Stage:
     buffer: int = field(default=100, validator=whole())
     """Items that may wait in front of the stage, and items that may pause between attempts."""
     mode: Mode = field()
-    """``async``; for a plain ``def``: ``thread`` (the default) or ``inline``, on the event loop."""
+    """``async`` or ``asyncio``, on a loop of its own; for a plain ``def``: ``thread`` (the
+    default), ``process``, or ``inline``, on the event loop."""
     resource: Callable[[], AbstractAsyncContextManager[Any]] | None = field(default=None)
     """Makes an async context manager. Each worker opens its own; ``ctx.resource`` is its value."""
     restart: Restart = field(factory=Restart)
@@ -126,7 +127,7 @@ class Stage:
 
     def _check_mode(self) -> None:
         is_async = _is_async(self.function)
-        fitting = ("async",) if is_async else ("thread", "inline")
+        fitting = ("async", "asyncio") if is_async else ("thread", "process", "inline")
         if self.mode not in fitting:
             what = "an async function" if is_async else "a plain function"
             choice = " or ".join(repr(mode) for mode in fitting)
@@ -139,6 +140,15 @@ class Stage:
             raise self._refusal("function", "is a plain generator: write it as `async def … yield`")
         if self.kind is Kind.COLLECT and not is_async:
             raise self._refusal("function", "must be async: it gets an async iterator of outcomes")
+        if self.mode == "asyncio" and self.kind in (Kind.MANY, Kind.COLLECT):
+            what = "gives" if self.kind is Kind.MANY else "gets"
+            raise self._refusal("mode", f"cannot be 'asyncio' where a stage {what} an iterator")
+        if self.mode in ("asyncio", "process") and self.resource is not None:
+            problem = f"is opened under trio, which mode={self.mode!r} is not: open it in the stage"
+            raise self._refusal("resource", problem)
+        if self.mode == "process" and "<" in getattr(self.function, "__qualname__", "<"):
+            problem = "must stand at the top level of a module: a worker process imports it by name"
+            raise self._refusal("function", problem)
 
     def _check_parameters(self) -> None:
         parameters = list(_signature(self.function).parameters)

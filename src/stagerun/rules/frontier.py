@@ -35,6 +35,8 @@ __all__ = [
     "Floors",
     "Opening",
     "StageFacts",
+    "changes",
+    "condemned",
     "first_changed",
     "judge_child",
     "open_stages",
@@ -87,6 +89,20 @@ def first_changed(before: Sequence[StageFacts], stages: Sequence[Stage]) -> int:
         if (old.name, old.kind, old.version) != (new.name, new.kind, new.version):
             return index
     return min(len(before), len(stages))
+
+
+def changes(before: Sequence[StageFacts], stages: Sequence[Stage]) -> list[str]:
+    """Say in words what has changed, stage by stage; empty: nothing that matters."""
+    said = []
+    for number, (old, new) in enumerate(zip(before, stages, strict=False), 1):
+        if (old.name, old.kind, old.version) != (new.name, new.kind, new.version):
+            was = f"{old.name} ({old.kind.value}, version {old.version})"
+            said.append(
+                f"stage {number} was {was}, is {new.name} ({new.kind.value}, version {new.version})"
+            )
+    said += [f"stage {old.name} is gone" for old in before[len(stages) :]]
+    said += [f"stage {new.name} is new" for new in stages[len(before) :]]
+    return said
 
 
 def open_stages(
@@ -145,6 +161,15 @@ def _fed(
     if index == 0:
         return before[0].counts.accepted
     return made if stages[index - 1].kind is Kind.MANY else openings[-1].counts.ok
+
+
+def condemned(deaths: int, alone: int) -> bool:
+    """Whether an item ends ``crashed``: its process died with it three times, twice with it alone.
+
+    One death proves nothing, for an operator's kill strikes whatever is under way; the second and
+    the third are told apart by running a suspect with nothing beside it.
+    """
+    return deaths >= 3 and alone >= 2
 
 
 class Child(Enum):

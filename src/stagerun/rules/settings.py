@@ -241,6 +241,7 @@ OPTIONS: Final = (
     Option(Pipeline, "on_interrupt", _WORD, "What becomes of a run whose process died."),
     Option(Stage, "workers", _ITEMS, "Items, or batches, under way at once."),
     Option(Stage, "deadline", _SECONDS, "An item's whole budget here, its retries included."),
+    Option(Stage, "heartbeat_timeout", _SECONDS, "Longest time without a sign of life."),
     Option(Stage, "buffer", _ITEMS, "Items that may wait here, and that may pause for a retry."),
     Option(Stage, "weight", _RATIO, "Part in the run's percentage, relative to other stages."),
     Option(Stage, "least_ok", _SHARE, "Least share of items, or of a group's, that must be `ok`."),
@@ -268,5 +269,7 @@ GLOBALS: Final = {
     "STAGERUN_LOG_FORMAT": "text",
     "STAGERUN_HTTP_TOTAL": "300",
     "STAGERUN_REVISION": "",
+    "STAGERUN_KEEP_RUNS": "10000",
+    "STAGERUN_KEEP_DAYS": "30",
 }
 """The variables of no pipeline, with their defaults. They are read where they are used."""

@@ -7,8 +7,9 @@ Precedence when several things strike in the same tick, first match wins:
 3. The run's deadline has passed: ``timed_out``, cause ``run_deadline``.
 4. The run is stopping and the attempt was cut, obeyed the token, or would have been tried again:
    ``cancelled``, with the stop's cause.
-5. The attempt's own deadline has passed: tried again, or ``timed_out``, cause ``attempt_deadline``.
-6. The stage raised: tried again, or ``failed``, cause ``error``.
+5. The attempt was cut for want of a sign of life: tried again, or ``timed_out``, cause ``stalled``.
+6. The attempt's own deadline has passed: tried again, or ``timed_out``, cause ``attempt_deadline``.
+7. The stage raised: tried again, or ``failed``, cause ``error``, or ``worker_died``.
 
 The clock tells what happened, not how the code ended: a stage that swallows its cancellation and
 returns a value after the deadline has timed out all the same.
@@ -20,7 +21,7 @@ from typing import Any
 
 from attrs import frozen
 
-from stagerun.errors import CancelRequested, RetryLater
+from stagerun.errors import CancelRequested, RetryLater, WorkerDied
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.stage import Stage
 
@@ -52,6 +53,8 @@ class Attempt:
     error: BaseException | None
     """What the stage raised; None when it returned, or was cut and raised nothing of its own."""
     returned: bool
+    stalled: bool = False
+    """Whether it was cut for want of a sign of life, before any deadline of its own."""
 
 
 @frozen
@@ -99,12 +102,20 @@ def decide(attempt: Attempt, stage: Stage, stop: Stop | None, jitter: float) -> 
 
 def _by_attempt(attempt: Attempt, stage: Stage, budget_end: float, jitter: float) -> Again | Ended:
     retry = stage.retry
-    if attempt.ended >= attempt.deadline or attempt.cut or attempt.error is None:
+    if attempt.stalled:
+        message = (
+            f"no sign of life for {stage.heartbeat_timeout or 0.0:g} s (heartbeat_timeout)"
+            f" in attempt {attempt.number}"
+        )
+        ended = Ended(Outcome.TIMED_OUT, ItemCause.STALLED, message)
+        wanted = retry.timeouts
+    elif attempt.ended >= attempt.deadline or attempt.cut or attempt.error is None:
         message = _overrun("attempt_deadline", stage, attempt)
         ended = Ended(Outcome.TIMED_OUT, ItemCause.ATTEMPT_DEADLINE, message)
         wanted = retry.timeouts
     else:
-        ended = Ended(Outcome.FAILED, ItemCause.ERROR, "")
+        died = isinstance(attempt.error, WorkerDied)
+        ended = Ended(Outcome.FAILED, ItemCause.WORKER_DIED if died else ItemCause.ERROR, "")
         wanted = isinstance(attempt.error, RetryLater) or retry.wants(attempt.error)
     if not wanted or attempt.number >= retry.attempts:
         return ended

@@ -1,15 +1,24 @@
 """What the engine needs from a store, whichever driver stands behind it."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 import trio
 
 from stagerun.store.owner import Identity, Liveness
+from stagerun.store.page import Page
 from stagerun.store.transaction import Receipt, Transaction
 
-__all__ = ["BEAT", "Composer", "Question", "Store", "is_passing", "needs_space"]
+__all__ = [
+    "BEAT",
+    "Composer",
+    "Question",
+    "Store",
+    "is_distrusted",
+    "is_passing",
+    "needs_space",
+]
 
 T = TypeVar("T")
 
@@ -32,9 +41,15 @@ class Composer(Protocol):
     def troubled(self, problem: str) -> None:
         """Hear that committing has to wait, and why. The engine's thread."""
 
+    def noticed(self, problem: str | None) -> None:
+        """Hear of a trouble that keeps no commit waiting; None: it is over. The engine's thread."""
+
 
 class Store(Protocol):
     """One database, with one writer that commits what the composer gives."""
+
+    page: Page
+    """What this process has in hand; in the owner's file once there is one."""
 
     async def run(
         self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -52,11 +67,31 @@ class Store(Protocol):
             StoreError: The file system keeps no locks.
         """
 
+    def heal(self) -> Identity | None:
+        """Make the owner's file anew if it is gone; return which it is then. The store's thread."""
+
     def release(self) -> None:
         """Remove the owner's file: its orderly end is on disk."""
 
     def look(self, identifier: str, identity: Identity) -> Liveness:
         """Look whether the owner that locked its file so still lives."""
+
+    def watch(self, look: Callable[[], None], every: float) -> None:
+        """Call *look* each so many seconds in the store's thread, as long as ``run()`` runs.
+
+        It must neither wait nor raise. A driver without a thread never calls it. Before ``run()``.
+        """
+
+    def poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
+        """From now on ask *question* each so many seconds; *hear* gets the answers.
+
+        It is called in the store's thread, also while the event loop is blocked, and must neither
+        wait nor raise. When the question fails it is asked again: the writer tells of the trouble.
+        """
+
+    def tidy(self, open_owners: Collection[str]) -> None:
+        """Remove the files that dead owners left, but of those in *open_owners*, not yet settled.
+        """
 
     def wake(self) -> None:
         """Tell the persistence actor that something waits. Any thread."""
@@ -71,13 +106,31 @@ class Store(Protocol):
         """Let ``run()`` commit what waits, close and return."""
 
 
-def is_passing(error: sqlite3.Error) -> bool:
-    """Whether to try the same transaction again: the trouble is expected to pass."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or needs_space(error)
+def is_passing(error: BaseException) -> bool:
+    """Whether to try the same transaction again: the trouble may pass, if people help."""
+    return isinstance(error, MemoryError) or _name(error).startswith(_PASSING)
 
 
-def needs_space(error: sqlite3.Error) -> bool:
-    """Whether the disk refuses: full, or an input/output error. Told to people, and tried again."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    return name == "SQLITE_FULL" or name.startswith("SQLITE_IOERR")
+def needs_space(error: BaseException) -> bool:
+    """Whether the disk refuses, and not only a lock: told to people at once."""
+    return is_passing(error) and not _name(error).startswith(_LOCKS)
+
+
+def is_distrusted(error: BaseException) -> bool:
+    """Whether the connection may have a wrong idea of the file after this."""
+    return _name(error).startswith("SQLITE_IOERR")
+
+
+_LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
+_PASSING = (
+    *_LOCKS,
+    "SQLITE_FULL",
+    "SQLITE_IOERR",
+    "SQLITE_READONLY",  # a file system that was remounted; at the opening it is refused at once
+    "SQLITE_CANTOPEN",  # for one: no descriptor is left just now
+    "SQLITE_NOMEM",
+)
+
+
+def _name(error: BaseException) -> str:
+    return getattr(error, "sqlite_errorname", None) or ""

@@ -13,26 +13,27 @@ from attrs import asdict, frozen
 
 from stagerun.model.stage import Kind
 from stagerun.store.driver import Question
-from stagerun.store.transaction import Statement, Unit
+from stagerun.store.transaction import Statement
 
 __all__ = [
+    "COUNTS",
+    "FLOORS",
+    "MADE",
     "PAGE",
+    "SUPERSEDED",
     "Place",
     "children",
+    "claimed_before",
     "entered",
-    "group_changes",
+    "first_of",
     "key_holder",
+    "last_accepted",
     "last_number",
     "made",
-    "make_groups",
-    "members",
-    "next_generation",
+    "page_of",
     "results",
     "settled",
-    "supersede",
     "supersede_descendants",
-    "supersede_groups",
-    "unlisted",
     "waiting",
 ]
 
@@ -81,18 +82,18 @@ class Place:
 
 
 # The stage's own row and that of the one before it. Whether the outcome in row i counts there.
-_FLOORS = """
+FLOORS = """
     here AS (SELECT * FROM stages
              WHERE run = :run AND generation = :generation AND stage = :stage),
     upstream AS (SELECT * FROM stages
                  WHERE run = :run AND generation = :generation AND stage = :stage - 1)
 """
-_COUNTS = """i.generation >= CASE WHEN i.outcome IN (0, 4) THEN s.since
+COUNTS = """i.generation >= CASE WHEN i.outcome IN (0, 4) THEN s.since
                                   WHEN i.outcome = 3 THEN s.generation ELSE s.failed_since END"""
 _OPEN = f"""NOT EXISTS (SELECT 1 FROM items i JOIN here s
                         WHERE i.run = :run AND i.stage = :stage AND i.item = w.item
-                          AND {_COUNTS})"""  # noqa: S608 - constants alone
-_SUPERSEDED = """EXISTS (SELECT 1 FROM superseded u
+                          AND {COUNTS})"""  # noqa: S608 - constants alone
+SUPERSEDED = """EXISTS (SELECT 1 FROM superseded u
                          WHERE u.run = :run AND u.stage = {origin} AND u.item = {item})"""
 # What the stage before has passed on.
 _RESULTS = """
@@ -101,7 +102,7 @@ _RESULTS = """
                        AND v.generation = w.generation
     WHERE w.run = :run AND w.stage = :stage - 1 AND w.outcome = 0 AND w.generation >= b.since"""
 # Items made for, or by, a stage: which rows of emissions, and from which generation on they count.
-_MADE = {
+MADE = {
     "source": "w.parent = 0",
     "children": "w.parent > 0 AND w.generation >= (SELECT since FROM upstream)",
     "groups": "w.parent = 0 AND w.generation >= (SELECT since FROM here)",
@@ -112,7 +113,7 @@ def _given(place: Place) -> tuple[str, str]:
     """Return what was given to a stage and counts, as row w: its value, and where it stands."""
     if place.feed == "results":
         return "coalesce(w.result, v.value)", _RESULTS
-    made_here = f"w.run = :run AND w.stage = :stage AND {_MADE[place.feed]}"
+    made_here = f"w.run = :run AND w.stage = :stage AND {MADE[place.feed]}"
     return "w.value", f"FROM emissions w WHERE {made_here}"
 
 
@@ -125,11 +126,11 @@ def waiting(place: Place, below: int, after: int) -> Question[list[tuple[int, by
     """
     value, given = _given(place)
     sql = f"""
-        WITH {_FLOORS}
-        SELECT w.item, {value}, {_SUPERSEDED.format(origin=":origin", item="w.item")} {given}
+        WITH {FLOORS}
+        SELECT w.item, {value}, {SUPERSEDED.format(origin=":origin", item="w.item")} {given}
           AND w.item > :after AND w.generation < :below AND {_OPEN}
         ORDER BY w.item LIMIT :page"""
-    return _page(sql, place.names(below=below, after=after, page=PAGE))
+    return page_of(sql, place.names(below=below, after=after, page=PAGE))
 
 
 def settled(place: Place, after: int) -> Question[list[int]]:
@@ -137,8 +138,8 @@ def settled(place: Place, after: int) -> Question[list[int]]:
     with them, position by position, to find what it still has to give.
     """
     sql = f"""
-        WITH {_FLOORS} SELECT i.item FROM items i JOIN here s
-        WHERE i.run = :run AND i.stage = :stage AND i.item > :after AND {_COUNTS}
+        WITH {FLOORS} SELECT i.item FROM items i JOIN here s
+        WHERE i.run = :run AND i.stage = :stage AND i.item > :after AND {COUNTS}
         ORDER BY i.item LIMIT :page"""  # noqa: S608 - constants alone
 
     def ask(connection: sqlite3.Connection) -> list[int]:
@@ -150,32 +151,32 @@ def settled(place: Place, after: int) -> Question[list[int]]:
 
 def made(place: Place) -> Question[int]:
     """Ask how many items that count were made for a stage, superseded ones included."""
-    sql = f"WITH {_FLOORS} SELECT count(*) {_given(place)[1]}"
-    return _first(sql, place.names())
+    sql = f"WITH {FLOORS} SELECT count(*) {_given(place)[1]}"
+    return first_of(sql, place.names())
 
 
 def last_number(run: int, stage: int) -> Question[int]:
     """Ask for the greatest number of an item made for, or by, a stage; numbers go on there."""
     sql = "SELECT coalesce(max(item), 0) FROM emissions WHERE run = :run AND stage = :stage"
-    return _first(sql, {"run": run, "stage": stage})
+    return first_of(sql, {"run": run, "stage": stage})
 
 
-def _page(sql: str, names: dict[str, Any]) -> Question[list[Any]]:
+def page_of(sql: str, names: dict[str, Any]) -> Question[list[Any]]:
     return lambda connection: connection.execute(sql, names).fetchall()
 
 
-def _first(sql: str, names: dict[str, Any]) -> Question[Any]:
+def first_of(sql: str, names: dict[str, Any]) -> Question[Any]:
     return lambda connection: next(iter(connection.execute(sql, names).fetchone() or ()), None)
 
 
 def children(place: Place, parent: int) -> Question[dict[Any, tuple[int, bytes]]]:
     """Ask what *parent* has made for a stage and still counts: ident to number and fingerprint."""
     sql = f"""
-        WITH {_FLOORS} SELECT w.ident, w.item, w.fingerprint
+        WITH {FLOORS} SELECT w.ident, w.item, w.fingerprint
         FROM emissions w INDEXED BY emissions_by_parent JOIN upstream b
         WHERE w.run = :run AND w.stage = :stage AND w.parent = :parent
           AND w.fingerprint IS NOT NULL AND w.generation >= b.since
-          AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")}"""  # noqa: S608 - constants alone
+          AND NOT {SUPERSEDED.format(origin=":stage", item="w.item")}"""  # noqa: S608 - constants alone
 
     def ask(connection: sqlite3.Connection) -> dict[Any, tuple[int, bytes]]:
         rows = connection.execute(sql, place.names(parent=parent)).fetchall()
@@ -187,15 +188,36 @@ def children(place: Place, parent: int) -> Question[dict[Any, tuple[int, bytes]]
 def key_holder(place: Place, key: bytes) -> Question[int | None]:
     """Ask which item holds *key* in a stage. Claims of superseded items are void."""
     sql = f"""
-        WITH {_FLOORS} SELECT k.item FROM keys k JOIN here s
+        WITH {FLOORS} SELECT k.item FROM keys k JOIN here s
         WHERE k.run = :run AND k.stage = :stage AND k.key = :key AND k.generation >= s.since
-          AND NOT {_SUPERSEDED.format(origin=":origin", item="k.item")}"""  # noqa: S608 - constants alone
-    return _first(sql, place.names(key=key))
+          AND NOT {SUPERSEDED.format(origin=":origin", item="k.item")}"""  # noqa: S608 - constants alone
+    return first_of(sql, place.names(key=key))
 
 
-def supersede(run: int, stage: int, item: int) -> Statement:
-    """Return the statement that takes back an item which *stage* was given."""
-    return Statement("INSERT INTO superseded VALUES (?, ?, ?)", (run, stage, item), expected=1)
+def claimed_before(place: Place, key: bytes) -> Question[tuple[int, bool] | None]:
+    """Ask which item claimed *key* in an earlier generation, and whether its outcome is final."""
+    sql = f"""
+        WITH {FLOORS} SELECT k.item, EXISTS (SELECT 1 FROM items i WHERE i.run = :run
+                                             AND i.stage = :stage AND i.item = k.item AND {COUNTS})
+        FROM keys k JOIN here s
+        WHERE k.run = :run AND k.stage = :stage AND k.key = :key AND k.generation >= s.since
+          AND k.generation < :generation
+          AND NOT {SUPERSEDED.format(origin=":origin", item="k.item")}"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> tuple[int, bool] | None:
+        row = connection.execute(sql, place.names(key=key)).fetchone()
+        return None if row is None else (int(row[0]), bool(row[1]))
+
+    return ask
+
+
+def last_accepted(place: Place) -> Question[int]:
+    """Ask for the greatest number that a stage has recorded or promised to a key."""
+    sql = """SELECT max(coalesce((SELECT max(item) FROM items
+                                  WHERE run = :run AND stage = :stage), 0),
+                        coalesce((SELECT max(item) FROM keys
+                                  WHERE run = :run AND stage = :stage), 0))"""
+    return first_of(sql, place.names())
 
 
 def supersede_descendants(run: int, kinds: Sequence[Kind]) -> list[Statement]:
@@ -219,177 +241,18 @@ def supersede_descendants(run: int, kinds: Sequence[Kind]) -> list[Statement]:
     return statements
 
 
-# The upstream outcomes of a collect stage that count, one row per item: from items, or, behind a
-# one-to-many stage, its children themselves. A member is valid when it was enlisted for such an
-# outcome, by the collect stage as it is now.
-_PASSED = f"""JOIN upstream s
-              LEFT JOIN results v ON v.run = i.run AND v.stage = i.stage AND v.item = i.item
-                                 AND v.generation = i.generation
-              WHERE i.run = :run AND i.stage = :stage - 1 AND {_COUNTS}"""
-_GIVEN = f"WHERE w.run = :run AND w.stage = :stage AND {_MADE['children']}"
-_STAMP = "max({o}.generation, (SELECT since FROM here))"
-_MEMBER = f"m.run = :run AND m.stage = :stage AND m.item = {{o}}.item AND m.generation = {_STAMP}"
-# The same, where members are read first: the plus keeps SQLite from reading outcomes by range.
-_LED = _MEMBER.replace("m.item = {o}.item", "{o}.item = +m.item")
-
-
-@frozen
-class _Upstream:
-    """The parts of a query over the upstream outcomes of a collect stage; *o*: their alias."""
-
-    o: str
-    table: str
-    outcome: str
-    value: str
-    where: str
-
-    @classmethod
-    def of(cls, place: Place) -> "_Upstream":
-        many = place.before == place.stage
-        o = "w" if many else "i"
-        void = _SUPERSEDED.format(origin=":before", item=f"{o}.item")
-        if many:
-            return cls(o, "emissions w", "0", "w.value", f"{_GIVEN} AND NOT {void}")
-        value = "coalesce(i.result, v.value)"
-        return cls(o, "items i", "i.outcome", value, f"{_PASSED} AND NOT {void}")
-
-
-def unlisted(place: Place, after: int) -> Question[list[tuple[int, int, int, bytes | None]]]:
-    """Ask for upstream outcomes that are in no group yet: item, stamp, outcome and value.
-
-    There are some after a crash between an outcome and its enlisting, and all of them when the
-    collect stage has changed. *stamp* is the generation to write into the row of ``members``.
-    """
-    up = _Upstream.of(place)
-    sql = f"""
-        WITH {_FLOORS}
-        SELECT {up.o}.item, {_STAMP.format(o=up.o)}, {up.outcome}, {up.value}
-        FROM {up.table} {up.where} AND {up.o}.item > :after
-          AND NOT EXISTS (SELECT 1 FROM members m WHERE {_MEMBER.format(o=up.o)})
-        ORDER BY {up.o}.item LIMIT :page"""  # noqa: S608 - constants alone
-    return _page(sql, place.names(after=after, page=PAGE))
-
-
-def members(place: Place, key: bytes, after: int) -> Question[list[tuple[int, int, bytes | None]]]:
-    """Ask for the outcomes of a group after item *after*: item, outcome and value."""
-    up = _Upstream.of(place)
-    sql = f"""
-        WITH {_FLOORS} SELECT m.item, {up.outcome}, {up.value}
-        FROM members m CROSS JOIN {up.table} {up.where}
-          AND m.key = :key AND m.item > :after AND {_LED.format(o=up.o)}
-        ORDER BY m.item LIMIT :page"""  # noqa: S608 - constants alone
-    return _page(sql, place.names(key=key, after=after, page=PAGE))
-
-
-# The groups as the members make them now, with a fingerprint of who is in them with which outcome,
-# and the groups that stand. No upstream outcome is added to a generation whose groups are made, so
-# the greatest generation of a result tells whether one came later.
-def _groups(place: Place) -> str:
-    up = _Upstream.of(place)
-    return f"""
-        WITH {_FLOORS},
-        formed AS MATERIALIZED (
-            SELECT m.key, min(m.item) AS first,
-                   CAST(printf('%d %d %d', count(*), sum({up.o}.item * 8 + {up.outcome}),
-                               max(CASE {up.outcome} WHEN 0 THEN {up.o}.generation END))
-                        AS BLOB) AS mark
-            FROM members m CROSS JOIN {up.table} {up.where} AND {_LED.format(o=up.o)}
-            GROUP BY m.key),
-        standing AS MATERIALIZED (
-            SELECT w.ident, w.item, w.fingerprint FROM emissions w
-            WHERE w.run = :run AND w.stage = :stage AND {_MADE["groups"]}
-              AND NOT {_SUPERSEDED.format(origin=":stage", item="w.item")})
-    """  # noqa: S608 - constants alone
-
-
-_GONE = """FROM standing LEFT JOIN formed ON formed.key = standing.ident
-                                         AND formed.mark = standing.fingerprint
-           WHERE formed.key IS NULL"""
-_FRESH = """FROM formed LEFT JOIN standing ON standing.ident = formed.key
-                                          AND standing.fingerprint = formed.mark
-            WHERE standing.ident IS NULL"""
-
-
-def group_changes(place: Place) -> Question[tuple[int, int]]:
-    """Ask how many groups of a collect stage are to be superseded, and how many to be made."""
-    sql = f"{_groups(place)} SELECT (SELECT count(*) {_GONE}), (SELECT count(*) {_FRESH})"
-
-    def ask(connection: sqlite3.Connection) -> tuple[int, int]:
-        gone, fresh = connection.execute(sql, place.names()).fetchone()
-        return int(gone), int(fresh)
-
-    return ask
-
-
-def supersede_groups(place: Place, gone: int) -> Statement:
-    """Return the statement that takes back groups whose members are others by now."""
-    sql = f"""INSERT INTO superseded
-              {_groups(place)} SELECT :run, :stage, standing.item {_GONE}"""
-    return Statement(sql, place.names(), expected=gone)  # type: ignore[arg-type] # named parameters
-
-
-def make_groups(place: Place, fresh: int) -> Statement:
-    """Return the statement that makes new groups items; after ``supersede_groups``."""
-    sql = f"""INSERT INTO emissions
-              {_groups(place)}
-              SELECT :run, :stage, row_number() OVER (ORDER BY formed.first) +
-                     (SELECT coalesce(max(item), 0) FROM emissions
-                      WHERE run = :run AND stage = :stage),
-                     :generation, 0, formed.key, formed.mark, formed.key {_FRESH}"""  # noqa: S608 - constants alone
-    return Statement(sql, place.names(), expected=fresh)  # type: ignore[arg-type] # named parameters
-
-
 def results(place: Place, after: int) -> Question[list[tuple[int, bytes]]]:
     """Ask for a run's results after number *after*; *place* is the one behind the last stage."""
     value, given = _given(place)
     sql = f"""
-        WITH {_FLOORS} SELECT w.item, {value} {given} AND w.item > :after
-          AND NOT {_SUPERSEDED.format(origin=":origin", item="w.item")}
+        WITH {FLOORS} SELECT w.item, {value} {given} AND w.item > :after
+          AND NOT {SUPERSEDED.format(origin=":origin", item="w.item")}
         ORDER BY w.item LIMIT :page"""
-    return _page(sql, place.names(after=after, page=PAGE))
+    return page_of(sql, place.names(after=after, page=PAGE))
 
 
 def entered(place: Place, item: int) -> Question[bytes | None]:
     """Ask for the value that an item went into a stage with; None when it was never stored."""
     value, given = _given(place)
-    sql = f"WITH {_FLOORS} SELECT {value} {given} AND w.item = :item"
-    return _first(sql, place.names(item=item))
-
-
-def next_generation(
-    run: int,
-    generation: int,
-    *,
-    owner: int,
-    now: int,
-    deadline_at: int | None,
-    stages: Sequence[Sequence[Any]],
-) -> Unit:
-    """Return the unit that opens *generation*; its guard refuses unless the one before has ended.
-
-    *stages*: per stage its name, kind, version, since, failed_since and the sums to begin with:
-    accepted, ok, failed, timed_out, cancelled, skipped, crashed.
-    """
-    guard = Statement(
-        "UPDATE runs SET generation = ? WHERE run = ? AND generation = ? AND EXISTS"
-        " (SELECT 1 FROM generations g WHERE g.run = runs.run"
-        "  AND g.generation = runs.generation AND g.finished_at IS NOT NULL)",
-        (generation, run, generation - 1),
-    )
-    body = [
-        Statement(
-            "INSERT INTO generations (run, generation, owner, status, created_at, started_at,"
-            " updated_at, deadline_at) VALUES (?, ?, ?, 'running', ?, ?, ?, ?)",
-            (run, generation, owner, now, now, now, deadline_at),
-        )
-    ]
-    body += [
-        Statement(
-            "INSERT INTO stages (run, generation, stage, name, kind, version, since, failed_since,"
-            " accepted, ok, failed, timed_out, cancelled, skipped, crashed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (run, generation, index, *stage),
-        )
-        for index, stage in enumerate(stages)
-    ]
-    return Unit(guard, body)
+    sql = f"WITH {FLOORS} SELECT {value} {given} AND w.item = :item"
+    return first_of(sql, place.names(item=item))

@@ -4,6 +4,7 @@ A thread would break a virtual clock (python-trio/trio#456), so tests and simula
 """
 
 import sqlite3
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 import trio
@@ -11,6 +12,7 @@ import trio
 from stagerun.store.driver import BEAT, Composer, Question, is_passing
 from stagerun.store.opening import connect
 from stagerun.store.owner import Identity, Liveness
+from stagerun.store.page import Page
 from stagerun.store.transaction import (
     BROKEN_RULES,
     Receipt,
@@ -29,10 +31,12 @@ class InlineStore:
 
     def __init__(self, path: str = ":memory:") -> None:
         self.path = path
+        self.page = Page()
         self._something = trio.Event()
         self._stopping = False
         self._given_up = False
         self._connection: sqlite3.Connection | None = None
+        self._polls: list[Callable[[sqlite3.Connection], None]] = []
 
     async def run(
         self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -48,6 +52,8 @@ class InlineStore:
                 while transaction := composer.compose():
                     await trio.lowlevel.checkpoint()
                     composer.committed(await self._commit(connection, transaction))
+                for poll in self._polls:
+                    poll(connection)
         finally:
             self._connection = None
             connection.close()
@@ -67,12 +73,26 @@ class InlineStore:
         """See ``Store.claim``."""
         return None
 
+    def heal(self) -> Identity | None:
+        """See ``Store.heal``."""
+        return None
+
     def release(self) -> None:
         """See ``Store.release``."""
 
     def look(self, identifier: str, identity: Identity) -> Liveness:  # noqa: ARG002 - as above
         """See ``Store.look``."""
         return Liveness.UNKNOWN
+
+    def tidy(self, open_owners: Collection[str]) -> None:  # noqa: ARG002 - there are no files
+        """See ``Store.tidy``."""
+
+    def watch(self, look: Callable[[], None], every: float) -> None:
+        """See ``Store.watch``: there is no thread that could."""
+
+    def poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:  # noqa: ARG002 - each beat will do
+        """See ``Store.poll``: asked with each commit and each beat."""
+        self._polls.append(lambda connection: hear(question(connection)))
 
     def wake(self) -> None:
         """See ``Store.wake``."""

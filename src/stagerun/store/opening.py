@@ -1,5 +1,6 @@
 """Opening a database file: its checks, its settings, and the steps of its schema."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from stagerun.errors import StoreError
 
-__all__ = ["STEPS", "check_path", "connect", "explain", "migrate", "read_only"]
+__all__ = ["STEPS", "Files", "check_path", "connect", "explain", "migrate", "read_only"]
 
 STEPS: tuple[tuple[int, str], ...] = ((1, "schema.sql"),)
 """The schema's steps in order. A step that has been released is never edited: add the next."""
@@ -36,8 +37,11 @@ def check_path(path: str | Path) -> Path:
     return place
 
 
-def connect(path: str | Path) -> sqlite3.Connection:
-    """Open the writing connection: WAL, every commit on disk before it is acknowledged."""
+def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
+    """Open the writing connection: WAL, every commit on disk before it is acknowledged.
+
+    *patience*: seconds to wait for a lock that another program holds.
+    """
     if sqlite3.sqlite_version_info < _SQLITE_FLOOR:
         floor = ".".join(map(str, _SQLITE_FLOOR))
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: {floor} is needed")
@@ -52,8 +56,8 @@ def connect(path: str | Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
         connection.execute("PRAGMA cache_size = -16384")
-        _patiently(lambda: _to_wal(connection))
-        _patiently(lambda: migrate(connection))
+        _patiently(lambda: _to_wal(connection), patience)
+        _patiently(lambda: migrate(connection), patience)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -127,7 +131,8 @@ def explain(error: sqlite3.Error, path: str | Path) -> str:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     advice = {
         "SQLITE_NOTADB": "it is not a SQLite database; nothing was changed in it",
-        "SQLITE_CORRUPT": "it is damaged; keep the file and restore a backup beside it",
+        "SQLITE_CORRUPT": "it is damaged; keep the file and restore a backup beside it"
+        " (`stagerun doctor` says what is damaged)",
         "SQLITE_READONLY": "it cannot be written: look at the rights of the file",
         "SQLITE_READONLY_DIRECTORY": "its folder cannot be written: look at the folder's rights",
         "SQLITE_CANTOPEN": "it cannot be opened: look at the rights of file and folder",
@@ -137,7 +142,44 @@ def explain(error: sqlite3.Error, path: str | Path) -> str:
     return f"database {path}: {advice.get(name, str(error))} [{name}]"
 
 
-def _patiently(action: Callable[[], None], seconds: float = 15.0) -> None:
+class Files:
+    """The files of an open database, as they were first seen.
+
+    SQLite goes on writing into files that were deleted or replaced while it had them open, and
+    says nothing: what it acknowledges then is in no file that anybody will find.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, tuple[int, int]] = {}
+        self.check()
+
+    def check(self) -> None:
+        """Look whether each path still leads to the file that is open.
+
+        Raises:
+            StoreError: One does not.
+        """
+        for ending in ("", "-wal", "-shm"):
+            place = f"{self._path}{ending}"
+            try:
+                status = os.stat(place)  # noqa: PTH116 - with each commit: a Path costs as much
+            except OSError as error:
+                if ending not in self._known and ending:
+                    continue  # it is made with the first transaction
+                raise StoreError(
+                    f"database {place} is gone while it is open ({error.strerror}): nothing more is"
+                    f" acknowledged; put the file back and start again"
+                ) from error
+            identity = (status.st_dev, status.st_ino)
+            if self._known.setdefault(ending, identity) != identity:
+                raise StoreError(
+                    f"database {place} was replaced by another file while it was open: nothing more"
+                    f" is acknowledged; keep both files, and start again with the right one"
+                )
+
+
+def _patiently(action: Callable[[], None], seconds: float) -> None:
     """Repeat while other processes hold the lock, as they do when several open a new file."""
     until = time.monotonic() + seconds
     while True:

@@ -14,6 +14,8 @@ from pathlib import Path
 from attrs import frozen
 
 from stagerun.errors import StoreError
+from stagerun.logs import RunLog
+from stagerun.store.page import SIZE, Page
 
 __all__ = ["Identity", "Liveness", "OwnerFile", "folder_of", "probe"]
 
@@ -24,7 +26,7 @@ class Liveness(Enum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """The file is not the one that was locked: deleted, or put there anew. Never taken for dead."""
+    """No lock, and not the file that was locked: deleted, or replaced. Never taken for dead."""
 
 
 @frozen
@@ -38,21 +40,16 @@ class Identity:
 class OwnerFile:
     """The file that one runtime keeps locked as long as its process lives."""
 
-    def __init__(self, database: Path, identifier: str) -> None:
+    def __init__(self, database: Path, identifier: str, page: Page | None = None) -> None:
         folder = folder_of(database)
+        self.path = folder / identifier
+        self._page = Page() if page is None else page
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            self.path = folder / identifier
-            self._descriptor = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            self._descriptor, self.identity = _locked(self.path, self._page)
         except OSError as error:
             raise StoreError(
                 f"cannot keep an owner's file in {folder}: {error.strerror}"
             ) from error
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        status = os.fstat(self._descriptor)
-        self.identity = Identity(status.st_dev, status.st_ino)
         if probe(self.path, self.identity) is not Liveness.ALIVE:
             self.close()
             raise StoreError(
@@ -60,6 +57,32 @@ class OwnerFile:
                 " put the database on a local disk"
             )
         _let_go_in_children(self)
+
+    def heal(self) -> Identity | None:
+        """Put a newly locked file in the place of one that is gone or replaced.
+
+        Returns:
+            Which file it is now; None when it was there all the time, or when none could be made:
+            then the next call tries again.
+        """
+        if self._descriptor < 0:
+            return None
+        try:
+            status = self.path.lstat()
+            there = Identity(status.st_dev, status.st_ino)
+        except OSError:  # gone, as far as this process can tell
+            there = None
+        if there == self.identity:
+            return None
+        try:
+            descriptor, identity = _locked(self.path, self._page)
+        except OSError as error:
+            RunLog().warning("the owner's file %s is gone and not made anew: %s", self.path, error)
+            return None
+        before, self._descriptor, self.identity = self._descriptor, descriptor, identity
+        os.close(before)
+        RunLog().warning("the owner's file %s was gone; it is there again", self.path)
+        return identity
 
     def close(self) -> None:
         """Release the lock and remove the file: an orderly end."""
@@ -72,6 +95,7 @@ class OwnerFile:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+            self._page.let_go()
 
 
 def folder_of(database: Path) -> Path:
@@ -87,16 +111,37 @@ def probe(path: Path, identity: Identity) -> Liveness:
         return Liveness.UNKNOWN
     try:
         status = os.fstat(descriptor)
-        if Identity(status.st_dev, status.st_ino) != identity:
-            return Liveness.UNKNOWN
+        same = Identity(status.st_dev, status.st_ino) == identity
         try:
             # Shared: two that look at once must not take each other for a living owner.
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Liveness.ALIVE
-        return Liveness.DEAD
+            return Liveness.ALIVE  # or the owner has put a new file here and is about to say so
+        return Liveness.DEAD if same else Liveness.UNKNOWN
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path, page: Page) -> tuple[int, Identity]:
+    """Make a locked file with a page, then put it at *path*: it is never seen without its lock."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(
+        fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(descriptor, "wb", closefd=False) as whole:
+            whole.write(bytes(SIZE))  # a full disk must say so now, not when the page is written
+        status = os.fstat(descriptor)
+        page.move(fresh)
+        fresh.replace(path)
+    except BaseException:
+        os.close(descriptor)
+        fresh.unlink(missing_ok=True)
+        raise
+    return descriptor, Identity(status.st_dev, status.st_ino)
 
 
 def _let_go_in_children(file: OwnerFile) -> None:

@@ -17,6 +17,7 @@ CREATE TABLE owners (
     ended_cause  TEXT CHECK (ended_cause IN ('closed', 'dead', 'lease')),
     memory_used  INTEGER,                    -- bytes, last seen, against its limit
     memory_limit INTEGER,
+    commits      INTEGER NOT NULL DEFAULT 0, -- its acknowledged ones: compared after a disk's error
     CHECK ((ended_at IS NULL) = (ended_cause IS NULL))
 ) STRICT;
 CREATE INDEX owners_open ON owners (owner) WHERE ended_at IS NULL;
@@ -32,6 +33,7 @@ CREATE TABLE runs (
     source        TEXT NOT NULL,             -- stored | function | iterator
     source_length INTEGER,                   -- items the source has; NULL while unknown
     events        INTEGER NOT NULL DEFAULT 0, -- the sequence number of the last event
+    events_pruned INTEGER NOT NULL DEFAULT 0, -- how many of them are no longer kept
     request_key   TEXT UNIQUE,               -- makes a repeated start find the first one
     concurrency_key TEXT,                    -- runs with the same one share so many places;
     concurrency   INTEGER,                   -- beyond them a run stays queued
@@ -64,7 +66,10 @@ CREATE TABLE generations (
     created_at   INTEGER NOT NULL,
     started_at   INTEGER,
     updated_at   INTEGER NOT NULL,
-    deadline_at  INTEGER,                    -- wall time; NULL: switched off
+    deadline_at  INTEGER,                    -- wall time, put right with each beat when a clock
+                                             -- jumped or the machine slept; NULL: switched off
+    grace        INTEGER NOT NULL DEFAULT 10000000, -- microseconds beyond it for the run's stop
+    moved_at     INTEGER,                    -- the last outcome, report or heartbeat
     requested_at INTEGER,                    -- when a cancellation was asked for
     stopped_at   INTEGER,                    -- when the work had really stopped
     finished_at  INTEGER,
@@ -219,14 +224,20 @@ CREATE TABLE events (
 CREATE TABLE requests (
     request  INTEGER PRIMARY KEY,
     run      INTEGER NOT NULL REFERENCES runs,
+    generation INTEGER NOT NULL,             -- the one that is spoken to; void for a later one
     kind     TEXT NOT NULL,                  -- cancel | resume | why
-    body     TEXT NOT NULL,
+    body     TEXT NOT NULL,                  -- JSON: by whom, and the reason
     asked_at INTEGER NOT NULL,
-    taken_at INTEGER,
+    taken_at INTEGER,                        -- when the run's owner has heard of it
     done_at  INTEGER,
-    answer   TEXT
+    answer   TEXT                            -- JSON
 ) STRICT;
 CREATE INDEX requests_open ON requests (run) WHERE done_at IS NULL;
+
+-- Pruned runs whose rows are still being deleted, a few at a time. Their heads are gone already.
+CREATE TABLE pruned (
+    run INTEGER PRIMARY KEY
+) STRICT;
 
 -- For people who query by hand.
 CREATE VIEW run_overview AS

@@ -1,7 +1,7 @@
 """Transactions as values: the same ones run through every driver, and can be kept for later."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -56,6 +56,9 @@ class Unit:
 
     guard: Statement | None
     body: Sequence[Statement | Rows] = field(factory=tuple)
+    rescue: "Unit | None" = None
+    """What is written in its place when its content breaks a rule of the database: little, and
+    nothing that could break one."""
 
 
 @frozen
@@ -70,14 +73,33 @@ class Receipt:
     """What a commit made of each unit: what its guard returned, or None when it refused."""
 
     guards: tuple[Sequence[Any] | None, ...]
+    broken: Mapping[int, str] = field(factory=dict)
+    """Units whose content broke a rule, by their place, and which one it was. When such a unit's
+    guard is not None, its rescue was written instead."""
 
 
-BROKEN_RULES = (InconsistentError, sqlite3.IntegrityError, sqlite3.DataError, OverflowError)
+BROKEN_RULES = (
+    InconsistentError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,  # a value of a type that SQLite does not take; by its age either
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeEncodeError,
+)
 """What a unit raises for its own content; everything else concerns the database."""
 
 
-def execute(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+def execute(
+    connection: sqlite3.Connection,
+    transaction: Transaction,
+    *,
+    complete: Callable[[Receipt], object] | None = None,
+) -> Receipt:
     """Run *transaction* on a connection in autocommit mode; all of it or nothing.
+
+    *complete* gets the receipt just before the commit. When an error of the disk ends that, the
+    commit may still turn out to have landed, and this is then what it has made.
 
     Raises:
         InconsistentError: A statement missed its expected number of rows.
@@ -85,27 +107,31 @@ def execute(connection: sqlite3.Connection, transaction: Transaction) -> Receipt
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        guards = tuple(_unit(connection, unit) for unit in transaction.units)
+        receipt = Receipt(tuple(_unit(connection, unit) for unit in transaction.units))
+        if complete is not None:
+            complete(receipt)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # a full disk may have rolled back by itself
             connection.execute("ROLLBACK")
         raise
-    return Receipt(guards)
+    return receipt
 
 
 def execute_apart(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
-    """Run each unit in a transaction of its own; one that breaks a rule counts as refused.
+    """Run each unit in a transaction of its own; one that breaks a rule gives way to its rescue.
 
     For when the whole was refused for what one unit holds: one run's trouble stays its own.
     """
-    guards: list[Sequence[Any] | None] = []
-    for unit in transaction.units:
+    guards, broken = list[Sequence[Any] | None](), dict[int, str]()
+    for place, unit in enumerate(transaction.units):
         try:
             guards += execute(connection, Transaction((unit,))).guards
-        except BROKEN_RULES:
-            guards.append(None)
-    return Receipt(tuple(guards))
+        except BROKEN_RULES as error:
+            broken[place] = str(error)
+            rescue = Transaction(() if unit.rescue is None else (unit.rescue,))
+            guards += execute(connection, rescue).guards or (None,)
+    return Receipt(tuple(guards), broken)
 
 
 def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:

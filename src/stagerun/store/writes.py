@@ -15,19 +15,19 @@ __all__ = [
     "begin",
     "create_run",
     "end",
+    "end_minimally",
     "end_queued",
-    "groups",
     "last_event",
     "late",
     "more_items",
-    "prune_lines",
+    "prune_events",
     "refused",
     "request_stop",
     "stage_counts",
     "stage_status",
     "store_items",
     "supersede",
-    "supersede_children",
+    "take_turn",
     "touch",
 ]
 
@@ -64,6 +64,8 @@ def create_run(
     target: str | None,
     request_key: str | None,
     queued: bool,
+    concurrency_key: str | None = None,
+    concurrency: int | None = None,
 ) -> Unit:
     """Return the unit that makes a run with its first generation; its guard returns the number.
 
@@ -76,9 +78,23 @@ def create_run(
     deadline = None if pipeline.deadline is None else now + int(pipeline.deadline * 1e6)
     guard = Statement(
         "INSERT INTO runs (id, pipeline, target, generation, created_at, params, source,"
-        " source_length, request_key) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?)"
+        " source_length, request_key, concurrency_key, concurrency, on_interrupt, resumes)"
+        " VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (request_key) DO NOTHING RETURNING run",
-        (identifier, pipeline.name, target, now, params, source, source_length, request_key),
+        (
+            identifier,
+            pipeline.name,
+            target,
+            now,
+            params,
+            source,
+            source_length,
+            request_key,
+            concurrency_key,
+            concurrency,
+            pipeline.on_interrupt,
+            pipeline.resumes,
+        ),
     )
     body = [
         Statement(
@@ -113,13 +129,18 @@ def refused(unit: Unit, identifier: str, ending: Ending, now: int) -> Unit:
     return Unit(unit.guard, (*unit.body, end_))
 
 
-def begin(run: int, generation: int, now: int, items: Rows, accepted: int) -> Unit:
-    """Return the unit that stores the last of a queued run's items and lets it run."""
+def begin(run: int, now: int, items: Rows, accepted: int, *, waits: bool) -> Unit:
+    """Return the unit that stores the last of a queued run's items and lets it run.
+
+    *waits*: it stays queued, for its turn.
+    """
+    status, started_at = ("queued", None) if waits else ("running", now)
+    generation = 1
     return Unit(
         Statement(
-            "UPDATE generations SET status = 'running', started_at = ?, updated_at = ?"
+            "UPDATE generations SET status = ?, started_at = ?, updated_at = ?"
             " WHERE run = ? AND generation = ? AND status = 'queued'",
-            (now, now, run, generation),
+            (status, started_at, now, run, generation),
         ),
         (
             items,
@@ -137,22 +158,54 @@ def more_items(run: int, first: int, values: Sequence[bytes]) -> Unit:
     return Unit(None, (store_items(run, first, values),))
 
 
+def take_turn(
+    run: int, generation: int, *, key: str, places: int, deadline_at: int | None, now: int
+) -> Unit:
+    """Return the unit that lets a queued run begin; refused while no place is free.
+
+    Its guard counts the runs that hold one, and those that came before it and still wait.
+    """
+    others = (
+        "SELECT count(*) FROM runs r JOIN generations o ON o.run = r.run"
+        " AND o.generation = r.generation WHERE r.concurrency_key = ?"
+    )
+    return Unit(
+        Statement(
+            "UPDATE generations SET status = 'running', started_at = ?, updated_at = ?,"  # noqa: S608 - a constant
+            " deadline_at = ? WHERE run = ? AND generation = ? AND status = 'queued'"
+            f" AND ({others} AND o.status = 'running') < ?"
+            f" AND ({others} AND o.status = 'queued' AND r.run < generations.run) = 0",
+            (now, now, deadline_at, run, generation, key, places, key),
+        )
+    )
+
+
 def end_queued(run: int, generation: int, ending: Ending, now: int) -> Unit:
-    """Return the unit that ends a run which never began."""
+    """Return the unit that ends a run which never began; refused when it does not wait any more."""
     return Unit(
         Statement(
             "UPDATE generations SET status = ?, cause = ?, message = ?, finished_at = ?,"
-            " updated_at = ? WHERE run = ? AND generation = ? AND status = 'queued'",
+            " updated_at = ?, stopped_at = ?, ended_by = owner"
+            " WHERE run = ? AND generation = ? AND status = 'queued'",
             (
                 ending.status.value,
                 ending.cause.value,
                 ending.message,
                 now,
                 now,
+                now,
                 run,
                 generation,
             ),
-        )
+        ),
+        (
+            Statement("UPDATE runs SET events = events + 1 WHERE run = ?", (run,)),
+            Statement(
+                "INSERT INTO events SELECT run, events, ?, ?, 'run', NULL, NULL, NULL, ?"
+                " FROM runs WHERE run = ?",
+                (generation, now, ending.status.value, run),
+            ),
+        ),
     )
 
 
@@ -223,20 +276,6 @@ def stage_status(
     )
 
 
-def groups(run: int, generation: int, stage: int, count: int) -> Statement:
-    """Return the statement that makes the groups of a collect stage its items.
-
-    Their numbers go on after those of the children that they may gather.
-    """
-    return Statement(
-        "INSERT INTO emissions SELECT run, stage, row_number() OVER (ORDER BY min(item))"
-        " + coalesce((SELECT max(item) FROM emissions WHERE run = ? AND stage = ?), 0),"
-        " ?, 0, key, x'', key FROM members WHERE run = ? AND stage = ? GROUP BY key",
-        (run, stage, generation, run, stage),
-        expected=count,
-    )
-
-
 def last_event(run: int, seq: int, source_length: int | None) -> Statement:
     """Return the statement that notes the last event's number, and the source's length if known."""
     return Statement(
@@ -246,12 +285,20 @@ def last_event(run: int, seq: int, source_length: int | None) -> Statement:
     )
 
 
-def prune_lines(run: int, keep: int) -> Statement:
-    """Return the statement that drops all but a run's last log lines."""
-    return Statement(
-        "DELETE FROM events WHERE run = ? AND kind = 'log' AND seq <= (SELECT seq FROM events"
-        " WHERE run = ? AND kind = 'log' ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-        (run, run, keep),
+def prune_events(run: int, kind: str, keep: int) -> tuple[Statement, Statement]:
+    """Return the statements that drop all but a run's last events of a kind, and count them."""
+    old = (
+        "run = ? AND kind = ? AND seq <= (SELECT seq FROM events"
+        " WHERE run = ? AND kind = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)"
+    )
+    which = (run, kind, run, kind, keep)
+    count = f"(SELECT count(*) FROM events WHERE {old})"  # noqa: S608 - a constant
+    return (
+        Statement(
+            f"UPDATE runs SET events_pruned = events_pruned + {count} WHERE run = ?",  # noqa: S608 - a constant
+            (*which, run),
+        ),
+        Statement(f"DELETE FROM events WHERE {old}", which),  # noqa: S608 - a constant
     )
 
 
@@ -297,6 +344,35 @@ def end(
     )
 
 
+def end_minimally(run: int, generation: int, ending: Ending, now: int) -> Unit:
+    """Return the unit that ends a generation whose last writes broke a rule of the database.
+
+    It holds nothing that a stage has said: so it cannot break one itself.
+    """
+    this = (run, generation)
+    return Unit(
+        Statement(
+            "UPDATE generations SET status = ?, cause = ?, message = ?, finished_at = ?,"  # noqa: S608 - a constant
+            f" updated_at = ?, ended_by = owner WHERE {_RUNNING}",
+            (ending.status.value, ending.cause.value, ending.message, now, now, *this),
+        ),
+        (
+            Statement(
+                "UPDATE stages SET in_flight = 0, finished_at = ?, status ="
+                " CASE WHEN accepted = 0 THEN 'skipped' ELSE ? END"
+                " WHERE run = ? AND generation = ? AND finished_at IS NULL",
+                (now, ending.status.value, *this),
+            ),
+            Statement("UPDATE runs SET events = events + 1 WHERE run = ?", (run,)),
+            Statement(
+                "INSERT INTO events SELECT run, events, ?, ?, 'run', NULL, NULL, NULL, ?"
+                " FROM runs WHERE run = ?",
+                (generation, now, ending.status.value, run),
+            ),
+        ),
+    )
+
+
 def late(run: int, generation: int, stage: int, item: int, microseconds: int) -> Unit:
     """Return the unit that notes how long cut work went on after its item had ended."""
     return Unit(
@@ -311,16 +387,3 @@ def late(run: int, generation: int, stage: int, item: int, microseconds: int) ->
 def supersede(run: int, stage: int, number: int) -> Statement:
     """Return the statement by which an item counts no more: its parent gave something else."""
     return Statement("INSERT OR IGNORE INTO superseded VALUES (?, ?, ?)", (run, stage, number))
-
-
-def supersede_children(run: int, origin: int, made_for: int) -> Statement:
-    """Return the statement that takes back what superseded items have given for *made_for*.
-
-    *origin*: the stage at whose door those items got their numbers.
-    """
-    return Statement(
-        "INSERT OR IGNORE INTO superseded SELECT e.run, e.stage, e.item FROM emissions e"
-        " JOIN superseded s ON s.run = e.run AND s.stage = ? AND s.item = e.parent"
-        " WHERE e.run = ? AND e.stage = ? AND e.parent > 0",
-        (origin, run, made_for),
-    )

@@ -1,0 +1,152 @@
+"""The commands that ask the process which owns a run: ``cancel`` and ``why``.
+
+They write a request into the database and look for its answer. They are no owners and settle
+nothing: of a dead owner's run they tell the truth, and ending it is left to ``stagerun recover`` or
+to the next runtime, which knows whether it is to be resumed.
+"""
+
+import getpass
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from attrs import define
+
+from stagerun.cli.exits import FAILED, SUCCEEDED, exit_status
+from stagerun.cli.explaining import print_live, print_story
+from stagerun.cli.reading import Reader, reading
+from stagerun.cli.tables import command
+from stagerun.cli.terminal import SHORT, closed_pipes_ignored, console, plain, say, write_json
+from stagerun.engine.asking import Dialogue, Pause, ask_to_cancel, ask_why, tell_story
+from stagerun.errors import StoreError
+from stagerun.store import opening, reports
+from stagerun.store.driver import is_passing
+from stagerun.store.transaction import Transaction, Unit, execute
+
+__all__ = ["cancel_run", "explain_run"]
+
+T = TypeVar("T")
+
+_PATIENCE: Final = 5.0
+"""Seconds that another program may keep the database locked before the command gives up."""
+_RETRY: Final = 0.005
+
+
+def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_json: bool) -> int:
+    """Ask a run of any process to stop, and say what has become of it.
+
+    Returns:
+        The exit status that goes with the run's ending; without one 0 when nobody wanted to wait
+        for it, else 1.
+    """
+    with _talking(database) as talk:
+        identifier = talk.reader.ask(reports.run_identifier(run))
+        body = {"reason": reason, "by": _who()}
+        answer = talk.hold(ask_to_cancel(identifier, body, _now, wait=wait))
+        late = answer["became"] != "ended"
+        why = talk.hold(ask_why(identifier, {"by": _who()}, _now)) if late and wait else None
+    if as_json:
+        write_json(answer, sys.stdout)
+    else:
+        with closed_pipes_ignored(sys.stdout):
+            screen = console()
+            say(screen, plain(_in_words(answer, asked_to_wait=wait)))
+            if why is not None:
+                say(screen, plain(why["summary"]))
+                say(screen, f"more: {command(database, 'why', identifier[:SHORT])}", "dim")
+    if not late:
+        return exit_status(answer["status"])
+    return FAILED if wait else SUCCEEDED
+
+
+def explain_run(database: Path, run: str, *, as_json: bool) -> int:
+    """Say why a run stands where it does, or the story of its end."""
+    with _talking(database) as talk:
+        identifier = talk.reader.ask(reports.run_identifier(run))
+        try:
+            document = talk.hold(ask_why(identifier, {"by": _who()}, _now))
+        except StoreError as error:
+            document = talk.hold(tell_story(identifier))
+            document["summary"] += f" Its process cannot be asked: {error}"
+    if as_json:
+        write_json(document, sys.stdout)
+    else:
+        with closed_pipes_ignored(sys.stdout):
+            show = print_live if document["told_by"] == "process" else print_story
+            show(console(), document)
+    return SUCCEEDED
+
+
+def _in_words(answer: dict[str, Any], *, asked_to_wait: bool) -> str:
+    short, message = answer["run"][:SHORT], answer["message"]
+    if answer["became"] == "ended":
+        return f"{short} ended {answer['status'].replace('_', ' ')} ({answer['cause']}): {message}"
+    if answer["became"] == "cancelling":
+        still = "has not ended yet" if asked_to_wait else "is asked to stop"
+        return f"{short} {still}: {message}"
+    return f"{short} goes on: {message}"
+
+
+@define(eq=False)
+class _Talk:
+    """A database open for reading, and for writing once something is to be asked."""
+
+    reader: Reader
+    _path: Path
+    _writer: sqlite3.Connection | None = None
+
+    def hold(self, dialogue: Dialogue[T]) -> T:
+        """Hold a dialogue to its end and return what it comes to."""
+        result: Any = None
+        while True:
+            try:
+                step = dialogue.send(result)
+            except StopIteration as stop:
+                answer: T = stop.value
+                return answer
+            if isinstance(step, Pause):
+                time.sleep(step.seconds)
+                result = None
+            elif isinstance(step, Unit):
+                result = self._write(step)
+            else:
+                result = self.reader.ask(step)
+
+    def _write(self, unit: Unit) -> Any:
+        if self._writer is None:
+            self._writer = opening.connect(self._path, patience=_PATIENCE)
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return execute(self._writer, Transaction((unit,))).guards[0]
+            except sqlite3.Error as error:
+                if not is_passing(error) or time.monotonic() > until:
+                    raise StoreError(opening.explain(error, self._path)) from error
+                time.sleep(_RETRY)
+
+    def close(self) -> None:
+        """Close what was opened for writing."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def _talking(database: Path) -> Iterator[_Talk]:
+    with reading(database) as reader, closing(_Talk(reader, database)) as talk:
+        yield talk
+
+
+def _who() -> str:
+    user = "somebody"
+    with suppress(OSError, KeyError, ImportError):  # a container need not know its user's name
+        user = getpass.getuser()
+    return f"{user} on {socket.gethostname()}"
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,273 @@
+"""How runs come to be: accepted anew, found by their key, or opened again for a new generation."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import trio
+from attrs import define, frozen
+
+from stagerun import logs
+from stagerun.engine.env import Env
+from stagerun.engine.hub import Hub
+from stagerun.engine.intake import Order, accept
+from stagerun.engine.ledger import Ledger, Line, Snapshot
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.run import RunActor
+from stagerun.engine.source import Source, source_of
+from stagerun.engine.token import CancellationToken
+from stagerun.engine.turn import Turn
+from stagerun.errors import UsageError
+from stagerun.model.outcome import Outcome
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.stage import Kind
+from stagerun.model.status import Counts, Ending, Status
+from stagerun.rules.frontier import (
+    Floors,
+    Opening,
+    StageFacts,
+    changes,
+    first_changed,
+    open_stages,
+)
+from stagerun.store import codec, frontier, questions
+from stagerun.store.driver import Store
+from stagerun.store.reopening import StoredRun, next_generation, stored_run
+
+__all__ = ["Admission", "Again", "Changed"]
+
+Changed = Literal["refuse", "repeat"]
+"""What a resume does when stages have changed: refuse, or repeat from the first changed one."""
+
+_LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+@frozen(kw_only=True)
+class Again:
+    """A run that is asked to go on in a new generation."""
+
+    pipeline: Pipeline
+    failed: bool = False
+    """Whether ``failed``, ``timed_out`` and ``crashed`` items run again."""
+    changed: Changed = "refuse"
+    items: Any = None
+    """What gives the items again, where neither the store nor the pipeline does."""
+    by_itself: bool = False
+    """Whether nobody asked for it: it is a recovery, and counted."""
+
+
+@define(eq=False)
+class Admission:
+    """Makes the actors of runs. What it returns is on disk."""
+
+    store: Store
+    recorder: Recorder
+    env: Env
+    floor: trio.Nursery
+    runs: Mapping[str, RunActor]
+    """Runs under way here."""
+    owner: Callable[[], int]
+    """The number of the owner that this runtime is."""
+
+    async def accept(self, order: Order, token: CancellationToken | None) -> RunActor:
+        """Store a new run; with a key that was used before, return the first one.
+
+        Raises:
+            UsageError: An item cannot be stored, or the key belongs to a run elsewhere.
+        """
+        identifier = self.env.new_id()
+        number = await accept(order, identifier, self.owner(), self.recorder, self.env)
+        if number is None:
+            return await self._known(order, token)
+        pipeline, source = order.pipeline, order.source
+        ledger = Ledger(
+            number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
+        )
+        if source.kind == "stored":
+            ledger.accept_stored(source.length or 0)
+        hub = self._hub(identifier, ledger, order.params, token)
+        return RunActor(hub, source, order.turn)
+
+    async def _known(self, order: Order, token: CancellationToken | None) -> RunActor:
+        key = order.key
+        assert key is not None  # noqa: S101 - only a key makes a start be refused
+        known = await self.store.ask(questions.run_of_key(key))
+        assert known is not None  # noqa: S101 - a run is not deleted before it has ended
+        if known.pipeline != order.pipeline.name:
+            raise UsageError(f"key {key!r} belongs to a run of pipeline {known.pipeline!r}")
+        if known.id in self.runs:
+            return self.runs[known.id]
+        if known.ending is None:
+            raise UsageError(
+                f"key {key!r} belongs to run {known.id}, which is under way in another process:"
+                f" `stagerun watch {known.id}` follows it"
+            )
+        interrupted = known.ending.status is Status.INTERRUPTED
+        if interrupted and order.pipeline.on_interrupt == "resume":
+            return await self.reopen(known.id, Again(pipeline=order.pipeline), token)
+        pipeline = order.pipeline
+        ledger = Ledger(known.run, known.generation, pipeline, [0] * len(pipeline.stages))
+        ledger.publish(Snapshot(known.counts, ending=known.ending))
+        hub = self._hub(known.id, ledger, order.params, token)
+        return RunActor.ended(hub, order.source, known.seconds)
+
+    async def reopen(
+        self, identifier: str, again: Again, token: CancellationToken | None
+    ) -> RunActor:
+        """Open the next generation of a run that has ended.
+
+        Raises:
+            UsageError: It has not ended, another process has opened it, its stages have changed, or
+                nothing gives its items again.
+        """
+        stored = await self.store.ask(stored_run(identifier))
+        pipeline, generation = again.pipeline, stored.generation + 1
+        source = _check(stored, again)
+        openings = await self._openings(stored, again, generation)
+        same = not changes(_facts(stored), pipeline.stages)
+        percent = stored.percent if same and stored.ending is not None else None
+        now = self.env.now_us()
+        deadline = None if pipeline.deadline is None else now + int(pipeline.deadline * 1e6)
+        turn = None
+        if stored.concurrency_key is not None:
+            turn = Turn(stored.concurrency_key, stored.concurrency)
+        unit = next_generation(
+            stored.run,
+            generation,
+            owner=self.owner(),
+            now=now,
+            deadline_at=deadline,
+            opened_by=_opened_by(again),
+            charge=int(again.by_itself and stored.begun),
+            percent=percent,
+            queued=turn is not None,
+            stages=[
+                _row(pipeline, index, opening.floors, opening.counts)
+                for index, opening in enumerate(openings)
+            ],
+        )
+        if await self.recorder.write(unit) is None:
+            raise UsageError(f"run {stored.id} has been resumed by somebody else just now")
+        ledger = Ledger(
+            stored.run,
+            generation,
+            pipeline,
+            [0] * len(pipeline.stages),
+            source_length=stored.source_length,
+        )
+        ledger.carry_over([opening.counts for opening in openings], stored.events, percent)
+        hub = self._hub(stored.id, ledger, codec.decode(stored.params), token)
+        return RunActor(hub, source, turn)
+
+    async def _openings(
+        self, stored: StoredRun, again: Again, generation: int
+    ) -> tuple[Opening, ...]:
+        facts, stages = _facts(stored), again.pipeline.stages
+        changed, made = first_changed(facts, stages), 0
+        if 0 < changed < len(stages) and stages[changed - 1].kind is Kind.MANY:
+            kinds = [stage.kind for stage in stages]
+            place = frontier.Place.of(stored.run, stored.generation, kinds, changed)
+            made = await self.store.ask(frontier.made(place))
+        return open_stages(
+            facts,
+            stages,
+            generation,
+            failed=again.failed,
+            reread=stored.source == "function",
+            made=made,
+        )
+
+    def _hub(
+        self, identifier: str, ledger: Ledger, params: Any, token: CancellationToken | None
+    ) -> Hub:
+        def keep(at: int, level: int, stage: str | None, item: Any, text: str) -> None:
+            name = _LEVELS.get(level, str(level))
+            ledger.lines.append(
+                Line(at, name, stage, item if isinstance(item, int) else None, text)
+            )
+            if not ledger.queued:
+                self.recorder.nudge(ledger)
+
+        pipeline = ledger.pipeline
+        log = logs.RunLog(pipeline=pipeline.name, run=identifier, sink=keep, now=self.env.now_us)
+        return Hub(
+            id=identifier,
+            pipeline=pipeline,
+            params=params,
+            token=CancellationToken() if token is None else CancellationToken(token),
+            ledger=ledger,
+            recorder=self.recorder,
+            store=self.store,
+            env=self.env,
+            floor=self.floor,
+            log=log,
+            on_fail=_unreachable,
+        )
+
+
+def _check(stored: StoredRun, again: Again) -> Source:
+    """Refuse what cannot go on; return where the items of the new generation come from."""
+    pipeline = again.pipeline
+    if stored.pipeline != pipeline.name:
+        raise UsageError(f"run {stored.id} is of pipeline {stored.pipeline!r}, not {pipeline.name}")
+    if stored.ending is None:
+        raise UsageError(f"run {stored.id} has not ended: there is nothing to resume")
+    differences = changes(_facts(stored), pipeline.stages)
+    if differences and again.changed == "refuse":
+        raise UsageError(
+            f"the stages of {pipeline.name} have changed since run {stored.id}:"
+            f" {'; '.join(differences)}. Resume with changed='repeat' (--changed repeat) to repeat"
+            " it from the first changed stage on"
+        )
+    if stored.ending.status is Status.SUCCEEDED and not again.failed and not differences:
+        raise UsageError(
+            f"run {stored.id} has succeeded: there is nothing to resume (failed=True or --failed"
+            " runs the items again that did not come through)"
+        )
+    return _source(stored, again)
+
+
+def _source(stored: StoredRun, again: Again) -> Source:
+    if stored.source != "function":
+        return Source(stored.source, (), stored.source_length)
+    given = again.items if again.items is not None else again.pipeline.source
+    source = None if given is None else source_of(given)
+    if source is None or source.kind == "iterator":
+        raise UsageError(
+            f"the items of run {stored.id} came from a function that is not the pipeline's own"
+            " source: give it with items="
+        )
+    if source.kind == "stored":  # a list in its place can be read again as well
+        items = source.items
+        return Source("function", lambda: items, None)
+    return source
+
+
+def _facts(stored: StoredRun) -> list[StageFacts]:
+    return [
+        StageFacts(s.name, s.kind, s.version, Floors(s.since, s.failed_since), s.counts)
+        for s in stored.stages
+    ]
+
+
+def _row(pipeline: Pipeline, index: int, floors: Floors, counts: Counts) -> tuple[Any, ...]:
+    stage = pipeline.stages[index]
+    sums = (getattr(counts, outcome.label) for outcome in Outcome)
+    return (
+        stage.name,
+        stage.kind.value,
+        stage.version,
+        floors.since,
+        floors.failed_since,
+        counts.accepted,
+        *sums,
+    )
+
+
+def _opened_by(again: Again) -> str:
+    if again.by_itself:
+        return "recovery"
+    return "resume_failed" if again.failed else "resume"
+
+
+def _unreachable(_ending: Ending) -> None:
+    raise AssertionError("the run's actor takes its place before anything can fail")

@@ -1,0 +1,164 @@
+"""What other processes ask of this one's runs, and what this one asks of theirs.
+
+Requests are rows (``store/requests.py``). The store's thread looks for them four times a second,
+sets the token of a run that is to be cancelled and answers ``why``, all without the event loop: so
+neither has to wait for a stage that blocks it.
+"""
+
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import trio
+
+from stagerun.engine.asking import Dialogue, Pause, ask_to_cancel, ask_why, ended, in_words
+from stagerun.engine.env import Env
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.run import RunActor
+from stagerun.engine.why import blocked, explain
+from stagerun.logs import RunLog
+from stagerun.model.status import Cause, Ending, Status
+from stagerun.store import requests
+from stagerun.store.codec import words
+from stagerun.store.driver import Store
+from stagerun.store.requests import Request
+from stagerun.store.transaction import Unit
+
+__all__ = ["Requests", "hold"]
+
+T = TypeVar("T")
+
+_EVERY = 0.25
+"""Seconds between two looks for requests."""
+
+
+class Requests:
+    """Hears what is asked of the runs of one runtime. Made in the event loop's thread."""
+
+    def __init__(
+        self, runs: Mapping[str, RunActor], store: Store, recorder: Recorder, env: Env
+    ) -> None:
+        self._runs = runs
+        self._store = store
+        self._recorder = recorder
+        self._env = env
+        self._host = trio.lowlevel.current_trio_token()
+        self._loop_thread = threading.get_ident()
+        self._heard: set[int] = set()
+        """Requests whose answer is on its way to the disk."""
+        self._failed: set[int] = set()
+        """Requests that could not be answered, so that it is said once."""
+
+    # -- asking, in the event loop's thread ---------------------------------------------------
+
+    async def why(self, run: str) -> dict[str, Any]:
+        """See ``Runtime.why``."""
+        actor = self._runs.get(run)
+        if actor is not None and not actor.done.is_set():
+            return explain(actor, self._loop_thread)
+        return await self._hold(ask_why(run, {"by": _me()}, self._env.now_us))
+
+    async def cancel(self, run: str, reason: str) -> dict[str, Any]:
+        """See ``Runtime.cancel``. A run of this runtime is asked in the same way as any other."""
+        body = {"by": _me(), "reason": reason}
+        return await self._hold(ask_to_cancel(run, body, self._env.now_us, wait=False))
+
+    async def _hold(self, dialogue: Dialogue[T]) -> T:
+        return await hold(dialogue, self._store, self._recorder)
+
+    # -- answering, in the store's thread -----------------------------------------------------
+
+    def listen(self) -> None:
+        """Look for requests from now on, as long as the store runs."""
+        self._store.poll(requests.open_requests(), self.hear, _EVERY)
+
+    def hear(self, given: Sequence[Request]) -> None:
+        """Answer what can be answered here. The store's thread; it neither waits nor raises."""
+        self._heard &= {request.number for request in given}
+        for request in given:
+            try:
+                self._answer(request)
+            except Exception as error:  # noqa: BLE001 - one bad request must not keep the others
+                if request.number not in self._failed:
+                    self._failed.add(request.number)
+                    voice = RunLog(now=self._env.now_us)
+                    voice.warning("request %d cannot be answered", request.number, exc_info=error)
+
+    def _answer(self, request: Request) -> None:
+        if request.ending is not None:
+            self._write(requests.close(request.number, ended(request.ending), self._env.now_us()))
+            return
+        actor = self._actor_of(request)
+        if actor is None or request.number in self._heard:
+            return
+        if request.kind == "why":
+            self._heard.add(request.number)
+            document = explain(actor, self._loop_thread)
+            self._write(requests.close(request.number, document, self._env.now_us()))
+        elif request.kind == "cancel" and not request.taken:
+            self._heard.add(request.number)
+            answer = self._cancel(actor, in_words(request.body))
+            self._write(requests.take(request.number, answer, self._env.now_us()))
+
+    def _actor_of(self, request: Request) -> RunActor | None:
+        for actor in tuple(self._runs.values()):
+            ledger = actor.hub.ledger
+            if (ledger.run, ledger.generation) == (request.run, request.generation):
+                return actor
+        return None
+
+    def _cancel(self, actor: RunActor, reason: str) -> dict[str, Any]:
+        """Tell the work to stop, at once and from this thread; return the first answer.
+
+        A run that is stopping already goes on stopping as it does, and the answer says so.
+        """
+        hub, reason = actor.hub, words(reason)
+        stopping = actor.asked
+        if stopping is None:
+            # Queued before the token's own callback: the run stops for this, not for its token.
+            with suppress(trio.RunFinishedError):
+                self._host.run_sync_soon(
+                    actor.stop, Ending(Status.CANCELLED, Cause.REQUESTED, reason)
+                )
+            hub.cancel(hub.token, reason)
+            message = "its work is told to stop"
+        else:
+            message = f"it is stopping already ({stopping[0].status.value}: {stopping[0].message})"
+        block = blocked(self._recorder, self._env, self._loop_thread)
+        if block is not None:
+            where = "" if block.place is None else f" at {block.place}"
+            message += f"; the event loop is blocked{where}"
+        return {
+            "became": "cancelling",
+            "status": "running",
+            "message": message,
+            "grace": hub.pipeline.grace,
+        }
+
+    def _write(self, unit: Unit) -> None:
+        self._recorder.write_soon(unit)
+
+
+def _me() -> str:
+    return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+async def hold(dialogue: Dialogue[T], store: Store, recorder: Recorder) -> T:
+    """Hold a dialogue with another process through this runtime's store."""
+    result: Any = None
+    while True:
+        try:
+            step = dialogue.send(result)
+        except StopIteration as stop:
+            answer: T = stop.value
+            return answer
+        if isinstance(step, Pause):
+            await trio.sleep(step.seconds)
+            result = None
+        elif isinstance(step, Unit):
+            result = await recorder.write(step)
+        else:
+            result = await store.ask(step)

@@ -1,0 +1,170 @@
+"""A second private asyncio loop, for stages in code that knows asyncio only; never the store's.
+
+One loop serves a runtime, for as long as it is open: what such code keeps (sessions, pools)
+belongs to the loop it was made on. A loop that a stage blocks is given up, and the next call gets a
+new one.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+import trio
+from attrs import define, field
+
+__all__ = ["AsyncioCall", "AsyncioLoop", "run_inline"]
+
+_CLOSE = 1.0
+"""Seconds for what is left on the loop to end, when the runtime is left."""
+
+
+def run_inline(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run *coroutine* to its end here and now, in virtual time: no thread, and no deadline."""
+    with asyncio.Runner() as runner:
+        return runner.run(coroutine)
+
+
+@define(eq=False)
+class AsyncioLoop:
+    """The loop, started when first needed, replaced when it is blocked."""
+
+    _home: "_Home | None" = field(default=None, init=False)
+
+    def call(
+        self,
+        function: Callable[[], Coroutine[Any, Any, Any]],
+        context: Context,
+        on_end: Callable[["AsyncioCall"], object],
+    ) -> "AsyncioCall":
+        """Begin to run ``function()`` on the loop; *on_end* is called here, in trio, at its end."""
+        if self._home is None:
+            self._home = _Home()
+        return AsyncioCall(self, self._home, function, context, on_end)
+
+    def retire(self, home: "_Home") -> None:
+        """Give up a loop that hears nothing any more; what is on it is left to itself."""
+        if self._home is home:
+            self._home = None
+            home.soon(home.close)  # should it hear again one day
+
+    async def close(self) -> None:
+        """End what is left on the loop, and the loop, within a second or so."""
+        home, self._home = self._home, None
+        if home is not None:
+            home.soon(home.close)
+            with trio.move_on_after(2 * _CLOSE, shield=True):
+                await home.ended.wait()
+
+
+class AsyncioCall:
+    """One coroutine on the loop."""
+
+    def __init__(
+        self,
+        owner: AsyncioLoop,
+        home: "_Home",
+        function: Callable[[], Coroutine[Any, Any, Any]],
+        context: Context,
+        on_end: Callable[["AsyncioCall"], object],
+    ) -> None:
+        self.cancelled = False
+        """Whether it ended by a cancellation. Meaningful at its end; so are the next two."""
+        self.error: BaseException | None = None
+        self.value: Any = None
+        self._owner = owner
+        self._home = home
+        self._host = trio.lowlevel.current_trio_token()
+        self._on_end = on_end
+        self._asked = self._heard = False
+        self._task: asyncio.Task[Any] | None = None
+        home.soon(self._begin, function, context)
+
+    def cancel(self) -> None:
+        """Cancel the task, once. From trio."""
+        if not self._asked:
+            self._asked = True
+            self._home.soon(self._cancel)
+
+    def give_up(self) -> None:
+        """Wait no longer for its end. A loop that has not even heard of it is blocked."""
+        if not self._heard:
+            self._owner.retire(self._home)
+
+    def _begin(self, function: Callable[[], Coroutine[Any, Any, Any]], context: Context) -> None:
+        if self._asked:
+            self.cancelled = True
+            self._tell()
+            return
+        # Called within: a function that is no coroutine function fails its item, not the loop.
+        self._task = self._home.loop.create_task(_called(function), context=context)
+        self._task.add_done_callback(self._ended)
+
+    def _cancel(self) -> None:
+        self._heard = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self.cancelled = task.cancelled()
+        if not self.cancelled:
+            error = task.exception()
+            self.error = error.__cause__ if isinstance(error, _Escape) else error
+            self.value = None if error is not None else task.result()
+        self._tell()
+
+    def _tell(self) -> None:
+        with suppress(trio.RunFinishedError):  # nobody is left who waits
+            self._host.run_sync_soon(self._on_end, self)
+
+
+async def _called(function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    try:
+        return await function()
+    except (SystemExit, KeyboardInterrupt) as error:  # asyncio would end its loop with them
+        raise _Escape(error) from error
+
+
+class _Escape(Exception):  # noqa: N818 - it carries another one
+    """What asyncio must not see."""
+
+
+class _Home:
+    """An asyncio loop in a daemon thread: it holds nobody's leaving."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.ended = trio.Event()
+        self._closing: asyncio.Task[None] | None = None  # kept, or it might be collected
+        self._host = trio.lowlevel.current_trio_token()
+        threading.Thread(target=self._main, name="stagerun asyncio stages", daemon=True).start()
+
+    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(partial(function, *arguments))
+
+    def close(self) -> None:
+        """Cancel what is left, wait a little for it, and stop. On the loop."""
+        self._closing = self.loop.create_task(self._close())
+
+    async def _close(self) -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=_CLOSE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.loop.shutdown_asyncgens(), _CLOSE)
+        self.loop.stop()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+            with suppress(trio.RunFinishedError):
+                self._host.run_sync_soon(self.ended.set)

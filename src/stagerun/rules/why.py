@@ -1,0 +1,337 @@
+"""Why a run stands where it stands: from facts to a document, and to one sentence at its end.
+
+Whoever gathers the facts (``engine/why.py``) reads live objects, maybe from another thread; here
+everything is plain values, so that the same facts always give the same words. Times are seconds
+from the moment that the facts are of.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from attrs import asdict, evolve, frozen
+
+__all__ = [
+    "Blocked",
+    "Feeding",
+    "Pausing",
+    "Place",
+    "RunFacts",
+    "StageFacts",
+    "Stopping",
+    "StoreFacts",
+    "Working",
+    "conclusion",
+    "document",
+    "time_span",
+]
+
+_SHOWN = 20
+"""Items of a stage in the document at most; the totals tell of the others."""
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where code stands: the innermost frame of the user's own, and what that waits in."""
+
+    file: str
+    line: int
+    function: str
+    own: bool = True
+    """Whether it is the user's code; else there is none of theirs, and this is installed."""
+    code: str = ""
+    """The line's text, where its file can be read."""
+    awaits: str | None = None
+    """For example ``trio.Lock.acquire``; None when it waits for nothing, or nobody can tell."""
+
+    def __str__(self) -> str:
+        doing = f", in {self.awaits}" if self.awaits else f": {self.code}" if self.code else ""
+        return f"{self.file}:{self.line} ({self.function}{doing})"
+
+
+@frozen(kw_only=True)
+class Working:
+    """One attempt under way: of an item, or of a batch."""
+
+    items: tuple[int, ...]
+    key: str | None
+    attempt: int
+    attempts: int
+    """How many attempts there may be."""
+    seconds: float
+    cut_in: float | None
+    """Seconds until its deadline; None without one, or while its clock stands still."""
+    cut_for: float | None
+    """Seconds since it was cut; None: it was not."""
+    mode: str
+    places: tuple[Place, ...]
+    """Where it stands; more than one when it has tasks of its own."""
+
+
+@frozen(kw_only=True)
+class Pausing:
+    """One item between two attempts."""
+
+    item: int
+    next_attempt: int
+    resumes_in: float
+    why: str
+
+
+@frozen(kw_only=True)
+class StageFacts:
+    """One stage: who works, who waits, who pauses. The longest under way, the next due first."""
+
+    name: str
+    working: tuple[Working, ...]
+    working_total: int
+    waiting: int
+    limit: int
+    """Items that may wait in front of it."""
+    putters: int
+    """Tasks of the stage before (or the source) that wait for room in front of it."""
+    pausing: tuple[Pausing, ...]
+    pausing_total: int
+    opening_gives_up_in: float | None = None
+    """Seconds until its resource must have opened; None: none is being opened."""
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody may put one more item in front of it."""
+        return self.waiting >= self.limit
+
+
+@frozen(kw_only=True)
+class Feeding:
+    """The source, while it has not given all its items."""
+
+    gives_up_in: float | None
+    """Seconds until it must have given one; None: it waits for room itself."""
+    place: Place | None
+
+
+@frozen(kw_only=True)
+class Blocked:
+    """What keeps the event loop, and with it every run of the process, from going on."""
+
+    seconds: float
+    stage: str | None
+    item: int | None
+    place: Place | None
+
+
+@frozen(kw_only=True)
+class Stopping:
+    """The run was asked to end."""
+
+    status: str
+    message: str
+    seconds: float
+    """Since it was asked."""
+    ends_in: float
+    """Until its ending is written, whatever still runs."""
+
+
+@frozen(kw_only=True)
+class StoreFacts:
+    """What waits for the disk."""
+
+    status: str
+    """As ``runtime.health()`` has it: ok, degraded or failed."""
+    rows: int
+    full: bool
+    """Whether so much waits that the stages have to."""
+    trouble: str | None
+
+
+@frozen(kw_only=True)
+class RunFacts:
+    """A run that has not ended, as its own process sees it."""
+
+    run: str
+    pipeline: str
+    generation: int
+    status: str
+    as_of: str
+    pid: int
+    seconds: float
+    """Since it began."""
+    deadline_in: float | None
+    stages: tuple[StageFacts, ...]
+    source: Feeding | None
+    store: StoreFacts
+    survivors: tuple[str, ...] = ()
+    blocked: Blocked | None = None
+    stopping: Stopping | None = None
+
+
+def document(facts: RunFacts) -> dict[str, Any]:
+    """Return the facts as one JSON document, with the sentence that sums them up."""
+    short = evolve(
+        facts,
+        stages=tuple(
+            evolve(s, working=s.working[:_SHOWN], pausing=s.pausing[:_SHOWN]) for s in facts.stages
+        ),
+    )
+    due = next_due(facts)
+    following = None if due is None else {"what": due[1], "in": due[0]}
+    plain: dict[str, Any] = asdict(short)
+    return (
+        {"told_by": "process", "ended": False}
+        | plain
+        | {"next": following, "summary": conclusion(facts)}
+    )
+
+
+def next_due(facts: RunFacts) -> tuple[float, str] | None:
+    """Return what will happen by the clock next, and in how many seconds."""
+    return min(_dues(facts), default=None)
+
+
+def _dues(facts: RunFacts) -> Iterator[tuple[float, str]]:
+    if facts.stopping is not None:
+        yield facts.stopping.ends_in, f"the run ends {_said(facts.stopping.status)}"
+    elif facts.deadline_in is not None:
+        yield facts.deadline_in, "the run's deadline"
+    for stage in facts.stages:
+        for working in stage.working:
+            if working.cut_in is not None and working.cut_for is None:
+                yield working.cut_in, f"{_items(stage, working)} reaches its deadline"
+        for pausing in stage.pausing[:1]:
+            again = f"attempt {pausing.next_attempt}"
+            yield pausing.resumes_in, f"item {pausing.item} of {stage.name} begins {again}"
+        if stage.opening_gives_up_in is not None:
+            yield stage.opening_gives_up_in, f"the resource of {stage.name} must be open"
+    if facts.source is not None and facts.source.gives_up_in is not None:
+        yield facts.source.gives_up_in, "the source must have given an item"
+
+
+def conclusion(facts: RunFacts) -> str:
+    """Say what the run waits for, and what will end the wait."""
+    for look in (_at_the_loop, _at_the_store, _at_the_stages, _at_the_source):
+        if (found := look(facts)) is not None:
+            wait, end = found
+            break
+    else:
+        wait, end = "Nothing holds it: its last outcomes are on their way to the disk", None
+    return f"{wait}. {end or _end_of_all(facts)}."
+
+
+_Wait = tuple[str, str | None]
+"""What is waited for, and what ends the wait; None: only what ends the whole run."""
+
+
+def _at_the_loop(facts: RunFacts) -> _Wait | None:
+    """A blocked event loop holds everything, so it is named before all else."""
+    blocked = facts.blocked
+    if blocked is None:
+        return None
+    who = "Some code" if blocked.stage is None else _who(blocked.stage, blocked.item)
+    where = "" if blocked.place is None else f" at {blocked.place}"
+    lasting = time_span(blocked.seconds)
+    end = f"Only that code itself can end it; {_lower(_end_of_all(facts))}"
+    return f"{who} blocks the event loop{where}, for {lasting} now", end
+
+
+def _at_the_store(facts: RunFacts) -> _Wait | None:
+    store = facts.store
+    if store.trouble is not None:
+        end = "It is tried again and again until the database takes it"
+        return f"{store.rows} rows wait for the database: {store.trouble}", end
+    if store.full:
+        return f"{store.rows} rows wait for the database, and the stages for them", None
+    return None
+
+
+def _at_the_stages(facts: RunFacts) -> _Wait | None:
+    """The narrowest place: the last stage with a queue that others wait for, else the longest."""
+    crowded = [s for s in facts.stages if s.full and s.putters and (s.working or s.pausing)]
+    stages = crowded[-1:] or facts.stages
+    crowd = f"; {stages[0].waiting} items wait in front of it, and it is full" if crowded else ""
+    working = [(w.seconds, index, s, w) for index, s in enumerate(stages) for w in s.working]
+    if working:
+        _, _, stage, longest = max(working, key=lambda entry: entry[:2])
+        return f"It waits for {_attempt(stage, longest)}{crowd}", _end_of(longest)
+    pausing = [(p.resumes_in, index, s, p) for index, s in enumerate(stages) for p in s.pausing]
+    if pausing:
+        _, _, stage, first = min(pausing, key=lambda entry: entry[:2])
+        others = f" and {stage.pausing_total - 1} more" if stage.pausing_total > 1 else ""
+        again = f"attempt {first.next_attempt}"
+        wait = f"It waits for item {first.item}{others} of stage {stage.name} to be tried again"
+        return f"{wait}, after: {first.why}", f"{again.capitalize()} begins {_in(first.resumes_in)}"
+    for stage in stages:
+        if stage.opening_gives_up_in is not None:
+            end = f"Opening is given up {_in(stage.opening_gives_up_in)}"
+            return f"It waits for the resource of stage {stage.name}", end
+    return None
+
+
+def _at_the_source(facts: RunFacts) -> _Wait | None:
+    source = facts.source
+    if source is None:
+        return None
+    where = "" if source.place is None else f", which stands at {source.place}"
+    limit = source.gives_up_in
+    end = None if limit is None else f"The source is given up {_in(limit)}"
+    return f"It waits for the next item of its source{where}", end
+
+
+def _attempt(stage: StageFacts, working: Working) -> str:
+    where = f" at {working.places[0]}" if working.places else ""
+    thread = " in a thread" if working.mode == "thread" else ""
+    return f"{_items(stage, working)}, for {time_span(working.seconds)} now{thread}{where}"
+
+
+def _end_of(working: Working) -> str | None:
+    if working.cut_for is not None:
+        return f"It was cut {time_span(working.cut_for)} ago and is left behind after the grace"
+    if working.cut_in is None:
+        return None
+    left = working.attempts - working.attempt
+    then = f" ({left} more attempts are left)" if left > 0 else ""
+    return f"It is cut at its deadline, {_in(working.cut_in)}{then}"
+
+
+def _end_of_all(facts: RunFacts) -> str:
+    stopping = facts.stopping
+    if stopping is not None:
+        asked = f"{_said(stopping.status)}: {stopping.message}"
+        return (
+            f"The run stops ({asked}); its ending is written {_in(stopping.ends_in)} at the latest"
+        )
+    if facts.deadline_in is not None:
+        return f"The run's own deadline is {_in(facts.deadline_in)}"
+    return "No deadline is set that would end the wait"
+
+
+def _in(seconds: float) -> str:
+    return "now" if seconds <= 0 else f"in {time_span(seconds)}"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _items(stage: StageFacts, working: Working) -> str:
+    numbers = working.items
+    if len(numbers) == 1:
+        return f"item {numbers[0]} of {stage.name}"
+    return f"the batch of {len(numbers)} items from {min(numbers, default=0)} on of {stage.name}"
+
+
+def _who(stage: str, item: int | None) -> str:
+    return f"Stage {stage}" if item is None else f"Item {item} of stage {stage}"
+
+
+def _said(status: str) -> str:
+    return status.replace("_", " ")
+
+
+def time_span(seconds: float) -> str:
+    """Return a length of time in words, for example ``1 min 05 s``."""
+    seconds = max(0.0, seconds)
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
