@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import memory, overhead
+from benchmarks import asking, memory, overhead
 from benchmarks.process import BenchmarkError
 
 
@@ -20,6 +20,9 @@ def main() -> int:
             case "memory":
                 report = memory.run(arguments.items, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else memory.table(report))
+            case "asking":
+                report = asking.run(arguments.runs, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else asking.table(report))
             case _:
                 measure = _MEASURES[arguments.name]
                 print(json.dumps(measure(arguments.items, arguments.directory)))
@@ -49,8 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     resident = commands.add_parser("memory", help="resident memory with 1,000 items and with many")
     resident.add_argument("--items", type=_positive, default=1_000_000)
 
+    requests = commands.add_parser("asking", help="cancel and why, asked of another process")
+    requests.add_argument("--runs", type=_positive, default=20)
+
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident):
+    for command in (speed, resident, requests):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

@@ -1,7 +1,7 @@
 """Fixtures for all tests: a runtime in virtual time, and the sums that must hold on disk."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -151,9 +151,15 @@ def new_bench() -> Callable[..., AbstractAsyncContextManager[Bench]]:
     """Open further runtimes in virtual time: ``async with new_bench() as bench``."""
 
     @asynccontextmanager
-    async def make(*, store: InlineStore | None = None, **options: Any) -> AsyncIterator[Bench]:
+    async def make(
+        *,
+        store: InlineStore | None = None,
+        pipelines: Sequence[Pipeline] = (),
+        **options: Any,
+    ) -> AsyncIterator[Bench]:
         store = store or InlineStore(":memory:")
-        async with open_runtime(store=store, env=virtual_env(**options)) as opened:
+        env = virtual_env(**options)
+        async with open_runtime(store=store, env=env, pipelines=pipelines) as opened:
             yield Bench(opened, store)
 
     return make

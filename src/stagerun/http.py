@@ -33,6 +33,7 @@ from attrs import define, frozen
 
 from stagerun.engine.context import http_total
 from stagerun.errors import SettingError
+from stagerun.names import apart
 from stagerun.phase import PHASE
 
 try:
@@ -174,7 +175,7 @@ async def open_client(
         ValueError: `total` is not above 0 or `max_bytes` is negative.
         HttpUrlError: `base_url` is not a URL.
     """
-    total = (http_total() or _total_from_environment()) if total is None else total
+    total = total if total is not None else http_total() or _total_from_environment()
     if not total > 0:
         raise ValueError(f"total must be a number of seconds above 0, not {total!r}")
     if max_bytes < 0:
@@ -232,12 +233,11 @@ class Client:
         except httpx.InvalidURL:
             raise _url_error(method, url) from None
         request.stream = _Content(request.content)
-        with _Call(method, _without_secrets(str(request.url))) as call:
+        with _Call(method, _without_secrets(str(request.url))) as call, apart():
             request.extensions["trace"] = call.trace
             with trio.move_on_after(self._total):
                 return await self._exchange(call, request)
-            spent = trio.current_time() - began
-            raise HttpTimeout(*call.where, limit=self._total, spent=spent)
+            raise HttpTimeout(*call.where, limit=self._total, spent=trio.current_time() - began)
 
     async def _exchange(self, call: "_Call", request: httpx.Request) -> Response:
         """Foreign errors become ours here and nowhere else."""

@@ -119,7 +119,7 @@ async def test_a_runtime_settles_owners_that_die_beside_it(tmp_path: Path) -> No
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "settled the runs of dead owner" in record.getMessage():
+            if "runs settled: 1" in record.getMessage():
                 settled.set()
 
     listener = Listener()

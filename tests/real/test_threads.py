@@ -390,3 +390,62 @@ async def test_a_thread_that_is_left_behind_speaks_for_its_own_attempt_only(tmp_
         document = await run.document()
     assert (result.stages[0].ok, told) == (2, [(1, True)])
     assert document["step"] != "a late word"
+
+
+# -- many that do not stop ----------------------------------------------------------------------
+
+
+async def test_too_many_threads_left_behind_fail_the_run_and_are_named(tmp_path) -> None:
+    release = threading.Event()
+
+    @stage(workers=8, deadline=0.05)
+    def stuck(_number):
+        release.wait(30)
+
+    async with opened(tmp_path / "runs.db") as runtime:
+        run = await runtime.start(Pipeline("stuck", [stuck], grace=0.2), list(range(500)))
+        result = await run.wait()
+        assert (result.status, result.cause) == ("failed", "survivors")
+        document = await run.document()
+        names = runtime.statistics().survivor_names
+        release.set()
+    assert 64 <= len(names) <= 64 + 8
+    assert names[0] == "thread of stage stuck, item 1"
+    assert len(document["survivors"]) >= 64
+
+
+async def test_threads_of_earlier_runs_count_too(tmp_path) -> None:
+    """A service that starts a hanging run every hour must not gather threads for ever."""
+    release = threading.Event()
+
+    @stage(workers=40, deadline=0.05)
+    def stuck(_number):
+        release.wait(30)
+
+    async with opened(tmp_path / "runs.db") as runtime:
+        first = await runtime.start(Pipeline("stuck", [stuck], grace=0.2), list(range(40)))
+        assert (await first.wait()).cause != "survivors"
+        second = await runtime.start(Pipeline("stuck", [stuck], grace=0.2), list(range(40)))
+        assert (await second.wait()).cause == "survivors"
+        release.set()
+
+
+async def test_a_thread_that_beats_is_left_alone_and_a_silent_one_is_cut(tmp_path) -> None:
+    release = threading.Event()
+
+    @stage(heartbeat_timeout=0.3)
+    def work(number, ctx):
+        for _ in range(10):
+            time.sleep(0.05)  # the subject of the test: it takes longer than its timeout
+            if number == 1:
+                ctx.heartbeat()
+        if number == 2:
+            release.wait(20)
+        return number
+
+    async with opened(tmp_path / "runs.db") as runtime:
+        run = await runtime.start(Pipeline("work", [work]), [1, 2])
+        await run.wait()
+        assert await listed(run.results()) == [1]
+        release.set()
+    assert sql(tmp_path / "runs.db", "SELECT cause FROM failures") == [("stalled",)]

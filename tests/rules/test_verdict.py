@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagerun import CancelRequested, Retry, RetryLater, Stage, stage
+from stagerun import CancelRequested, Retry, RetryLater, Stage, stage, WorkerDied
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.rules.verdict import Again, Attempt, Done, Ended, Stop, decide, pause
 
@@ -62,6 +62,7 @@ def attempts(draw: st.DrawFn) -> Attempt:
         cut=draw(st.booleans()),
         error=error,
         returned=returned,
+        stalled=draw(st.booleans()),
     )
 
 
@@ -123,6 +124,14 @@ def test_a_spent_budget_is_told_by_the_clock_however_the_code_ended(
         # The attempt's deadline and an error: the clock.
         ({"error": OSError(), "ended": 10.5, "number": 3}, None,
          (Outcome.TIMED_OUT, ItemCause.ATTEMPT_DEADLINE)),
+        # No sign of life, and then its deadline before it had stopped: what struck first.
+        ({"cut": True, "stalled": True, "ended": 10.5, "number": 3}, None,
+         (Outcome.TIMED_OUT, ItemCause.STALLED)),
+        ({"cut": True, "stalled": True, "ended": 300.0}, None,
+         (Outcome.TIMED_OUT, ItemCause.DEADLINE)),
+        ({"cut": True, "stalled": True}, Stop.REQUESTED, (Outcome.CANCELLED, ItemCause.REQUESTED)),
+        # Its worker process died.
+        ({"error": WorkerDied(), "number": 3}, None, (Outcome.FAILED, ItemCause.WORKER_DIED)),
     ],
 )  # fmt: skip
 def test_precedence_when_several_strike_in_one_tick(

@@ -77,6 +77,44 @@ def run(
 
 
 @app.command
+def resume(
+    run: Run,
+    target: str | None = None,
+    /,
+    *,
+    failed: Annotated[bool, Parameter(negative=())] = False,
+    changed: Literal["refuse", "repeat"] = "refuse",
+    input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    db: Database = _DEFAULT,
+    json: Json = False,
+) -> int:
+    """Go on with a run that has ended: only what has no final outcome runs again.
+
+    Parameters
+    ----------
+    target
+        Its pipeline, module:name or file.py:name; else the one it was started with.
+    failed
+        Also run again what failed, timed out or crashed.
+    changed
+        When stages have changed since: refuse, or repeat from the first changed one on.
+    input
+        The file that gave the items, if the run was started with one.
+    """
+    from stagerun.cli.running import resume_run
+
+    return resume_run(
+        run,
+        target,
+        failed=failed,
+        changed=changed,
+        input_=input,
+        database=db,
+        as_json=json,
+    )
+
+
+@app.command
 def runs(
     *,
     status: StatusName | None = None,

@@ -26,7 +26,17 @@ def print_live(screen: Console, document: dict[str, Any]) -> None:
         _print_stage(screen, stage)
     for line in _rest(document):
         say(screen, plain(line))
+    _print_blocks(screen, document)
     _conclude(screen, document)
+
+
+def _print_blocks(screen: Console, document: dict[str, Any]) -> None:
+    for block in document["blocks"]:
+        who = f"{block['stage']}" if block["stage"] else "its source"
+        who += f" item {block['item']}" if block["item"] is not None else ""
+        word = "blocked" if block.get("ended") else "was seen to block"
+        told = f"{block['time'][11:19]}Z {who} {word} the event loop for {span(block['seconds'])}"
+        say(screen, plain(f"{told} at {block['place']}"), "yellow")
 
 
 def print_story(screen: Console, document: dict[str, Any]) -> None:
@@ -65,6 +75,7 @@ def print_story(screen: Console, document: dict[str, Any]) -> None:
             for each in document["slowest"]
         )
         say(screen, plain(f"took longest: {longest}"))
+    _print_blocks(screen, document)
     for line in document["recent_logs"][-_LINES:]:
         say(screen, log_text(line))
     _conclude(screen, document)

@@ -1,8 +1,8 @@
-"""``stagerun run``: load a pipeline, run it in the foreground, and tell how it ended."""
+"""``stagerun run`` and ``resume``: a run in the foreground, and how it ended."""
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -25,14 +25,16 @@ from stagerun.cli.terminal import (
     span,
     write_json,
 )
+from stagerun.engine.admission import Changed
 from stagerun.engine.handle import Run
 from stagerun.engine.opening import open_runtime
+from stagerun.engine.runtime import Runtime
 from stagerun.errors import StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause
 from stagerun.rules.settings import apply_settings
 
-__all__ = ["run_target"]
+__all__ = ["resume_run", "run_target"]
 
 _LEAVING: Final = 5.0
 """Seconds that the runtime gets for its own end once the run's ending is on disk."""
@@ -64,29 +66,85 @@ def run_target(
             raise UsageError(
                 f"pipeline {pipeline.name!r} has no source of its own: give items with --input"
             )
-        items = None if input_ is None else open_input(input_)
-        if isinstance(items, InputStream) and items.from_person:
-            complain("items, please: one JSON value a line; Ctrl-D ends the list")
-        attendance = _Attendance(
-            pipeline=pipeline,
-            target=found_at,
-            items=items,
-            database=database,
-            params=dict(params),
-            labels=dict(labels),
-            out=out,
-            as_json=as_json,
-        )
-        try:
-            return trio.run(attendance.main)
-        except BaseExceptionGroup as group:
-            error = _only(group)
-            if not isinstance(error, StagerunError):
-                raise
-            if isinstance(error, StoreError) and attendance.started:
-                complain(error)
-                return FAILED
-            raise error from error.__cause__
+        items = _opened(input_)
+
+        async def begin(runtime: Runtime) -> Run:
+            return await runtime.start(
+                pipeline, items, params=dict(params), labels=dict(labels), target=found_at
+            )
+
+        return _attend(pipeline, begin, items, database=database, out=out, as_json=as_json)
+
+
+def resume_run(
+    identifier: str,
+    target: str | None,
+    *,
+    failed: bool,
+    changed: Changed,
+    input_: str | None,
+    database: Path,
+    as_json: bool,
+) -> int:
+    """Go on with a run that has ended and return the exit status; without a target, its own.
+
+    Raises:
+        UsageError: The run cannot go on so, or nothing tells where its pipeline is.
+        StoreError: The database cannot be used.
+    """
+    with ExitStack() as stack:
+        out = stack.enter_context(reserved_stdout()) if as_json else sys.stdout
+        with reading(database) as reader:
+            document = reader.document(identifier)
+        if target is None:
+            target = document["target"]
+            if target is None:
+                raise UsageError(
+                    f"run {document['id']} was started without a target: give the one of pipeline"
+                    f" {document['pipeline']!r} (stagerun resume RUN module:name)"
+                )
+            complain(f"resuming run {document['id']} with {target}")
+        pipeline, _ = load_pipeline(target)
+        pipeline = apply_settings(pipeline, os.environ)
+        items = _opened(input_)
+
+        async def begin(runtime: Runtime) -> Run:
+            return await runtime.resume(
+                document["id"], pipeline, failed=failed, changed=changed, items=items
+            )
+
+        return _attend(pipeline, begin, items, database=database, out=out, as_json=as_json)
+
+
+def _opened(input_: str | None) -> InputFile | InputStream | None:
+    items = None if input_ is None else open_input(input_)
+    if isinstance(items, InputStream) and items.from_person:
+        complain("items, please: one JSON value a line; Ctrl-D ends the list")
+    return items
+
+
+def _attend(
+    pipeline: Pipeline,
+    begin: Callable[[Runtime], Awaitable[Run]],
+    items: InputFile | InputStream | None,
+    *,
+    database: Path,
+    out: TextIO | None,
+    as_json: bool,
+) -> int:
+    attendance = _Attendance(
+        pipeline=pipeline, begin=begin, items=items, database=database, out=out, as_json=as_json
+    )
+    try:
+        return trio.run(attendance.main)
+    except BaseExceptionGroup as group:
+        error = _only(group)
+        if not isinstance(error, StagerunError):
+            raise
+        if isinstance(error, StoreError) and attendance.started:
+            complain(error)
+            return FAILED
+        raise error from error.__cause__
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
@@ -104,11 +162,9 @@ class _Attendance:
     """One run in the foreground, from its start to its last word."""
 
     pipeline: Pipeline
-    target: str
+    begin: Callable[[Runtime], Awaitable[Run]]
     items: InputFile | InputStream | None
     database: Path
-    params: dict[str, Any]
-    labels: dict[str, str]
     out: TextIO | None
     as_json: bool
     started: bool = False
@@ -144,13 +200,7 @@ class _Attendance:
     async def _host(self, task_status: trio.TaskStatus[Run]) -> None:
         """Keep the runtime open while the run lasts, and hear what signals ask for."""
         async with open_runtime(self.database) as runtime:
-            run = await runtime.start(
-                self.pipeline,
-                self.items,
-                params=self.params,
-                labels=self.labels,
-                target=self.target,
-            )
+            run = await self.begin(runtime)
             task_status.started(run)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_when_asked, run)

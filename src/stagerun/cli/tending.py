@@ -126,7 +126,10 @@ def _print_report(report: Report) -> None:
     )
     for finding in report.findings:
         where = "" if finding.run is None else f" run {finding.run}"
-        say(screen, Text.assemble((f"{finding.check}:", "bold red"), f"{where} ", plain(finding.what)))
+        say(
+            screen,
+            Text.assemble((f"{finding.check}:", "bold red"), f"{where} ", plain(finding.what)),
+        )
         say(screen, Text.assemble(("  next: ", "dim"), plain(finding.next)))
     for remark in report.remarks:
         say(screen, Text.assemble(("remark: ", "yellow"), plain(remark)))
@@ -170,7 +173,7 @@ def prune_database(
 
 async def _prune(database: Path, keep: Keep) -> Sequence[retention.Prunable]:
     async with open_runtime(database) as runtime:
-        return await runtime.prune(keep)
+        return await runtime.prune(runs=keep.runs, days=keep.days)
 
 
 def _print_pruned(runs: Sequence[dict[str, Any]], *, dry_run: bool) -> None:
@@ -185,5 +188,6 @@ def _print_pruned(runs: Sequence[dict[str, Any]], *, dry_run: bool) -> None:
                 f"  ended {ago(run['finished_at'])}",
             ),
         )
-    done = "would be pruned" if dry_run else "pruned, and their keys are free"
-    say(screen, f"{len(runs):,} runs {done}" if runs else "nothing is to be pruned")
+    done = "would be pruned" if dry_run else "pruned"
+    what = "1 run" if len(runs) == 1 else f"{len(runs):,} runs"
+    say(screen, f"{what} {done}" if runs else "nothing is to be pruned")

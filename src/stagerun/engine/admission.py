@@ -1,14 +1,14 @@
 """How runs come to be: accepted anew, found by their key, or opened again for a new generation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import trio
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from stagerun import logs
 from stagerun.engine.env import Env
-from stagerun.engine.hub import Hub
+from stagerun.engine.hub import Hub, Shared
 from stagerun.engine.intake import Order, accept
 from stagerun.engine.ledger import Ledger, Line, Snapshot
 from stagerun.engine.recorder import Recorder
@@ -53,6 +53,8 @@ class Again:
     """What gives the items again, where neither the store nor the pipeline does."""
     by_itself: bool = False
     """Whether nobody asked for it: it is a recovery, and counted."""
+    joins: bool = False
+    """Whether it is as good if somebody here was quicker."""
 
 
 @define(eq=False)
@@ -63,10 +65,14 @@ class Admission:
     recorder: Recorder
     env: Env
     floor: trio.Nursery
-    runs: Mapping[str, RunActor]
-    """Runs under way here."""
+    runs: dict[str, RunActor]
+    """Runs under way here, from their admission on."""
     owner: Callable[[], int]
     """The number of the owner that this runtime is."""
+    shared: Shared
+    _quarantine: trio.Lock = field(init=False, factory=trio.Lock)
+    _reopening: trio.Lock = field(init=False, factory=trio.Lock)
+    """Held while a generation is opened: whoever comes second finds the run under way."""
 
     async def accept(self, order: Order, token: CancellationToken | None) -> RunActor:
         """Store a new run; with a key that was used before, return the first one.
@@ -85,7 +91,12 @@ class Admission:
         if source.kind == "stored":
             ledger.accept_stored(source.length or 0)
         hub = self._hub(identifier, ledger, order.params, token)
-        return RunActor(hub, source, order.turn)
+        return self._admitted(RunActor(hub, source, order.turn))
+
+    def _admitted(self, actor: RunActor) -> RunActor:
+        actor.hub.on_fail = actor.stop
+        self.runs[actor.hub.id] = actor
+        return actor
 
     async def _known(self, order: Order, token: CancellationToken | None) -> RunActor:
         key = order.key
@@ -103,7 +114,7 @@ class Admission:
             )
         interrupted = known.ending.status is Status.INTERRUPTED
         if interrupted and order.pipeline.on_interrupt == "resume":
-            return await self.reopen(known.id, Again(pipeline=order.pipeline), token)
+            return await self.reopen(known.id, Again(pipeline=order.pipeline, joins=True), token)
         pipeline = order.pipeline
         ledger = Ledger(known.run, known.generation, pipeline, [0] * len(pipeline.stages))
         ledger.publish(Snapshot(known.counts, ending=known.ending))
@@ -119,6 +130,14 @@ class Admission:
             UsageError: It has not ended, another process has opened it, its stages have changed, or
                 nothing gives its items again.
         """
+        async with self._reopening:
+            if identifier in self.runs and again.joins:
+                return self.runs[identifier]
+            return self._admitted(await self._reopened(identifier, again, token))
+
+    async def _reopened(
+        self, identifier: str, again: Again, token: CancellationToken | None
+    ) -> RunActor:
         stored = await self.store.ask(stored_run(identifier))
         pipeline, generation = again.pipeline, stored.generation + 1
         source = _check(stored, again)
@@ -199,8 +218,10 @@ class Admission:
             store=self.store,
             env=self.env,
             floor=self.floor,
+            shared=self.shared,
             log=log,
             on_fail=_unreachable,
+            quarantine=self._quarantine,
         )
 
 

@@ -19,7 +19,7 @@ from stagerun.rules.story import summary
 from stagerun.store import requests
 from stagerun.store.documents import run_document
 from stagerun.store.driver import Question
-from stagerun.store.story import story
+from stagerun.store.story import blocks, story
 from stagerun.store.transaction import Unit
 
 __all__ = [
@@ -108,7 +108,7 @@ def ask_why(
     if document["finished_at"] is None and document["verdict"] != "dead":
         answer = yield from _ask_owner(identifier, body, now)
         if answer is not None:
-            return answer
+            return {**answer, "blocks": (yield blocks(identifier))}
     return (yield from tell_story(identifier))
 
 

@@ -112,8 +112,9 @@ class Suspects:
             actor.stage.name,
             suspect.deaths,
         )
-        actor.put_stored(suspect.item, encoded, superseded=False)
-        await self.quiet()
+        async with self.hub.quarantine:
+            actor.put_stored(suspect.item, encoded, superseded=False)
+            await self.quiet()
 
     async def from_source_alone(self, item: Item) -> bool:
         """Run an item that the source gave again alone, if it is a suspect; False: it is none."""
@@ -125,8 +126,9 @@ class Suspects:
             condemn(first, item, suspect)
             return True
         await self.quiet()
-        first.put(item)
-        await self.quiet()
+        async with self.hub.quarantine:
+            first.put(item)
+            await self.quiet()
         return True
 
 

@@ -9,6 +9,7 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
@@ -150,7 +151,7 @@ async def _in_asyncio(desk: Desk, function: Callable[[], Any]) -> Any:
 
     await trio.lowlevel.checkpoint_if_cancelled()
     foreign_call = hub.shared.asyncio.call(function, context, ended)
-    desk.let_go = let_go
+    desk.let_go, desk.foreign = let_go, foreign_call
     try:
         await trio.lowlevel.wait_task_rescheduled(abort)
     finally:
@@ -179,6 +180,7 @@ async def _in_process(desk: Desk, value: Any) -> Any:
         ) from error
     workers = _workers_of(desk)
     worker = workers.rested() or await _fresh(desk, workers)
+    desk.foreign = worker
     left = desk.deadline - trio.current_time()
     item = desk.item
     attempt = {
@@ -221,6 +223,7 @@ def _workers_of(desk: Desk) -> Workers:
                 "result_limit": stage.result_limit,
                 "http_total": stage.http_total,
             },
+            "argv": sys.argv,
             "params": codec.encode(hub.params),
             "log_level": logging.getLogger("stagerun.run").getEffectiveLevel(),
         }

@@ -71,6 +71,7 @@ class Desk:
         "ctx",
         "cut_at",
         "deadline",
+        "foreign",
         "items",
         "left_behind",
         "let_go",
@@ -89,6 +90,9 @@ class Desk:
         "times",
     )
 
+    numbers: "memoryview[int]"
+    times: "memoryview[float]"
+
     def __init__(self, actor: "StageActor") -> None:
         self.actor = actor
         self.scope = trio.CancelScope()
@@ -100,7 +104,8 @@ class Desk:
         self.deadline = math.inf
         """The true deadline of this attempt; the actor cuts it exactly."""
         self.bound = math.inf
-        """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack + owed."""
+        """The scope's deadline. Invariant while busy: deadline <= bound <= deadline + slack, and
+        what is owed."""
         self.cut_at: float | None = None
         self.left_behind: Survivor | None = None
         """Set when the worker was given up: what it does from now on is void."""
@@ -119,6 +124,8 @@ class Desk:
         self.limiter: trio.CapacityLimiter | None = None
         self.task: trio.lowlevel.Task | None = None
         """The worker's task; `why` looks where it waits."""
+        self.foreign: Any = None
+        """The call in asyncio's loop, or the worker process, where the attempt is made there."""
         self.thread: int | None = None
         """The identity of the thread that this attempt runs in, where it runs in one."""
         self.owed = 0.0
@@ -190,11 +197,12 @@ class Desk:
             self.actor.nudge()
 
     def forgive(self, now: float) -> bool:
-        """Move a deadline that passed only because others blocked the event loop; False: it did not.
+        """Move a deadline that passed only because others blocked the event loop.
 
-        Not more than a few times an item: a blocking one that nobody saw must not go on for ever.
+        False: it passed by itself. Not more than a few times an item: a blocking one that nobody
+        saw must not go on for ever.
         """
-        self.owed += self.actor.hub.lateness(self)
+        self.owed += self.actor.hub.recorder.lateness(self)
         if not self.owed or now >= self.deadline + self.owed:
             return False
         if any(item.forgiven >= _FORGIVEN for item in self.items):
@@ -271,6 +279,7 @@ class Desk:
         """See ``Context.heartbeat``."""
         if not self.abandoned:
             self.beat()
+            self.actor.hub.ledger.moved = True
             self.actor.hub.recorder.nudge(self.actor.hub.ledger)
 
     def beat(self) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
 
+from stagerun.engine.memory import memory
+
 __all__ = ["Env"]
 
 
@@ -19,6 +21,10 @@ class Env:
     """Seconds since 1970, UTC."""
     monotonic: Callable[[], float] = time.monotonic
     """Seconds of a clock that any thread may read, and nobody sets."""
+    cpu: Callable[[], float] = time.process_time
+    """Seconds of processor time that this process has used."""
+    memory: Callable[[], tuple[int | None, int | None]] = memory
+    """Bytes that this process uses, and how many it may; None: not known."""
     jitter: Callable[[], float] = field(factory=lambda: random.Random().random)  # noqa: S311
     """A fair draw from 0 to 1; not for secrets."""
     new_id: Callable[[], str] = lambda: secrets.token_hex(16)

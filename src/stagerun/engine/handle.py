@@ -1,14 +1,12 @@
 """The handle of a run, as ``start()`` returns it."""
 
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from stagerun.engine.asking import tell_story
 from stagerun.engine.ledger import Snapshot
-from stagerun.engine.requests import hold
+from stagerun.engine.requests import hold, live
 from stagerun.engine.run import RunActor
-from stagerun.engine.why import explain
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.store.documents import run_document
 
@@ -88,7 +86,7 @@ class Run:
         """Tell why the run stands where it does: what it waits for, and what will end the wait."""
         hub = self._actor.hub
         if not self._actor.done.is_set():
-            return explain(self._actor, threading.get_ident())
+            return await live(self._actor)
         return await hold(tell_story(self.id), hub.store, hub.recorder)
 
     async def resume(self, *, failed: bool = False) -> "Run":

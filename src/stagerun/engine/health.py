@@ -27,8 +27,7 @@ class Health:
 
 @define(eq=False)
 class Condition:
-    """What the persistence actor has said. Written by: the engine's thread. Times in microseconds,
-    UTC."""
+    """What the persistence actor has said. Written by: the engine's thread. Times: microseconds."""
 
     failure: str | None = None
     trouble: str | None = None

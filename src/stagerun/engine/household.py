@@ -2,15 +2,20 @@
 
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
 from stagerun import logs
+from stagerun.engine.desk import Desk
 from stagerun.engine.env import Env
+from stagerun.engine.hub import Hub
+from stagerun.engine.overdue import Overdue
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
 from stagerun.engine.retention import prune_for_ever
+from stagerun.engine.verdicts import Verdicts
+from stagerun.engine.watch import LOOK, Watch
 from stagerun.errors import StoreError
 from stagerun.rules.retention import keep_of
 from stagerun.store import owners
@@ -18,8 +23,6 @@ from stagerun.store.driver import Store
 
 __all__ = ["Household"]
 
-_TICK = 0.25
-"""Seconds between two signs of life of the event loop."""
 _LOOK = 5.0
 """Seconds between two looks at the other owners."""
 
@@ -34,6 +37,8 @@ class Household:
         floor: Where its tasks stand.
         on_ended: Called when another process has taken this owner for dead; its runs must stop.
         on_look: Called after each look at the other owners, with nothing of theirs unsettled.
+        desks: The workers of all its runs.
+        hubs: Those runs.
     """
 
     def __init__(
@@ -45,6 +50,8 @@ class Household:
         *,
         on_ended: Callable[[str], None],
         on_look: Callable[[], Awaitable[None]],
+        desks: Callable[[], Iterable[Desk]],
+        hubs: Callable[[], Iterable[Hub]],
     ) -> None:
         self.owner = 0
         """The owner's number; 0 before it is registered."""
@@ -54,13 +61,19 @@ class Household:
         self._floor = floor
         self._on_ended = on_ended
         self._on_look = on_look
+        self._overdue = Overdue(store, recorder, env)
+        self._verdicts, self._hubs = Verdicts(store, env), hubs
         self._kept = keep_of(env.environ)
         self._leaving = False
+        self.watch = Watch(env, recorder, store.page, desks)
+        """Knows who blocks the event loop."""
         self._scope = trio.CancelScope(shield=True)
 
     async def open(self) -> None:
         """Register, settle what dead owners left, and go on doing so in the background."""
+        self.watch.begin()
         await self._register()
+        self._store.watch(self.watch.look, LOOK)
         tidy = trio.Event()
         self._floor.start_soon(self._keep, tidy, name="housekeeping")
         await tidy.wait()
@@ -88,17 +101,10 @@ class Household:
             await self.look()
             tidy.set()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tick, name="ticker")
+                nursery.start_soon(self.watch.tick, name="ticker")
                 nursery.start_soon(self._look_for_ever, name="recovery")
-                nursery.start_soon(
-                    prune_for_ever, self._store, self._recorder, self._env, self._kept, name="pruning"
-                )
-
-    @trio.lowlevel.enable_ki_protection
-    async def _tick(self) -> None:
-        while True:
-            self._recorder.tick_at = self._env.now_us()
-            await trio.sleep(_TICK)
+                world = (self._store, self._recorder, self._env)
+                nursery.start_soon(prune_for_ever, *world, self._kept, name="pruning")
 
     @trio.lowlevel.enable_ki_protection
     async def _look_for_ever(self) -> None:
@@ -106,12 +112,14 @@ class Household:
             await trio.sleep(_LOOK)
             try:
                 await self.look()
+                await self._verdicts.look(self._hubs())
             except StoreError as error:
                 logs.RunLog(now=self._env.now_us).warning("recovery is tried again: %s", error)
 
     async def look(self) -> None:
         """Settle what dead owners have left, now."""
         await recover(self.owner, self._store, self._recorder, self._env)
+        await self._overdue.look(self.owner)
         await self._on_look()
 
     def _ended_by_others(self) -> None:
@@ -133,6 +141,7 @@ class Household:
             StoreError: The database was lost before that.
         """
         self._scope.cancel(reason="the runtime is left")
+        self.watch.end()
         self._recorder.stop_beating()
         if not self.owner:
             return  # it was cancelled while opening

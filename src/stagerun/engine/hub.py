@@ -73,14 +73,14 @@ class Hub:
     """Where worker tasks stand: the runtime's nursery, so that none can hold its run."""
     log: RunLog
     on_fail: Callable[[Ending], None]
+    quarantine: trio.Lock
+    """Of the runtime: held while an item runs that is suspected of killing its process."""
     stop: Stop | None = None
     """Invariant: set once, before any scope is cancelled for it."""
     survivors: dict[Survivor, None] = field(factory=dict)
     shared: Shared = field(factory=Shared)
     calm: trio.Event = field(factory=trio.Event)
     """Set whenever a survivor has ended."""
-    lateness: Callable[[Any], float] = field(default=lambda _desk: 0.0)
-    """Seconds that others have blocked the event loop just now, as far as one desk is concerned."""
     epoch: float = 0.0
     """Wall time minus trio's time, in seconds."""
     context: Context = field(factory=copy_context)
@@ -116,6 +116,7 @@ class Hub:
         """Keep the last report for the run's document. Any thread."""
         texts = (codec.words(step, _STEP_LIMIT), codec.words(message))
         self.ledger.report = (*texts, codec.finite(done), codec.finite(total))
+        self.ledger.moved = True
         self.recorder.nudge(self.ledger)
 
     def leave_behind(self, survivor: Survivor) -> None:

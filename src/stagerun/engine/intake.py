@@ -42,12 +42,12 @@ def order_of(
     pipeline: Pipeline,
     items: Any,
     params: Any,
-    labels: Mapping[Any, Any],
+    labels: Any,
     *,
     key: str | None,
     target: str | None,
     concurrency_key: str | None = None,
-    concurrency: int = 1,
+    concurrency: Any = 1,
 ) -> Order:
     """Check what was given.
 

@@ -5,6 +5,7 @@ one transaction. So the sums on disk hold at every commit, and nobody counts twi
 """
 
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -18,7 +19,7 @@ from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.progress import percent
-from stagerun.store import writes
+from stagerun.store import lateness, writes
 from stagerun.store.transaction import Rows, Statement, Unit
 
 __all__ = ["Ledger", "Line", "Post", "Snapshot"]
@@ -30,6 +31,8 @@ _KEPT_LINES = 2_000
 """Log lines of a run that stay on disk at least; older ones are pruned now and then."""
 _KEPT_PROGRESS = 1_000
 """The same of its progress events."""
+_PATIENCE = 0.9
+"""Seconds for which it must have been seen overdue before a run's will is carried out."""
 _PROGRESS_EVERY = 250_000
 """Microseconds between two progress events of a run."""
 
@@ -53,13 +56,21 @@ class Post(Enum):
 
 @frozen
 class Line:
-    """One log line that is kept with its run."""
+    """One line that is kept with its run: of the log, or of another kind of event."""
 
     at: int
     level: str
     stage: str | None
     item: int | None
     text: str
+    kind: str = "log"
+
+    @classmethod
+    def block(
+        cls, at: int, stage: str | None, item: int | None, facts: dict[str, Any]
+    ) -> "Line":
+        """Return the event that the event loop was blocked."""
+        return cls(at, "WARNING", stage, item, json.dumps(facts), "block")
 
 
 @frozen
@@ -81,6 +92,12 @@ class Ledger:
     pipeline: Pipeline
     in_flight: list[int]
     """Written by: the stage actors. Items under way, per stage."""
+    deadline: float | None = None
+    """Written by: the run's actor. The run's own, on ``Env.monotonic``; None before it begins."""
+    moved: bool = False
+    """Written by: any thread. There was a report or a heartbeat."""
+    moves: int = 0
+    """Written by: the persistence actor. Grows whenever something has come of the work."""
     queued: bool = False
     """Written by: the run's actor. It waits for its turn: nothing may be committed for it yet."""
     source_length: int | None = None
@@ -94,6 +111,10 @@ class Ledger:
     """Written by: the recorder, in the engine's thread. What is committed; readers look here."""
     fenced: bool = False
     """Written by: as above. Somebody else has ended the generation: stop, nothing counts here."""
+    willed: bool = False
+    """Written by: the persistence actor. The loop did not end it in time, so its will did."""
+    overdue_since: float = math.inf
+    """Written by: as above. When it was first seen to be overdue, on ``Env.monotonic``."""
     broken: bool = False
     """Written by: as above. What it wrote broke a rule; it was ended, with little said."""
     listener: Callable[[], None] | None = None
@@ -254,7 +275,12 @@ class Ledger:
             writes.stage_counts(self.run, self.generation, stage, counts[stage])
             for stage in sorted(self._dirty)
         ]
-        guard = writes.touch(self.run, self.generation, now, self.highest, self.report)
+        moved_at = now if self._rows or self.moved else None
+        self.moves += moved_at is not None
+        self.moved = False
+        guard = writes.touch(
+            self.run, self.generation, now, self.highest, self.report, moved_at=moved_at
+        )
         body += self._others
         self._rows, self._others, self._fresh = {}, [], []
         self._dirty = set()
@@ -266,7 +292,7 @@ class Ledger:
             line = self.lines.popleft()
             self._lines_since_pruning += 1
             self._event(
-                line.at, "log", line.text, level=line.level, stage=line.stage, item=line.item
+                line.at, line.kind, line.text, level=line.level, stage=line.stage, item=line.item
             )
 
         if self._lines_since_pruning >= _KEPT_LINES:
@@ -287,6 +313,31 @@ class Ledger:
         if self._progress_since_pruning >= _KEPT_PROGRESS:
             self._progress_since_pruning = 0
             self._others += writes.prune_events(self.run, "progress", _KEPT_PROGRESS)
+
+    def overdue(self, now: float) -> bool:
+        """Whether the loop has had its time to end this by itself. *now*: ``Env.monotonic``.
+
+        Asked with each beat. It must have been overdue for a while in which the process was awake:
+        one that was stopped gets its chance first.
+        """
+        if self.deadline is None or self.ending is not None or self.fenced:
+            return False
+        if now < self.deadline + self.pipeline.grace:
+            return False
+        self.overdue_since = min(self.overdue_since, now)
+        return now - self.overdue_since >= _PATIENCE
+
+    def carry_out_will(self, now: int, why: str | None) -> None:
+        """End what the loop does not end. *why*: what keeps it from that, if it is known."""
+        blocked = "" if why is None else f": {why}"
+        limit = self.pipeline.deadline or 0.0
+        message = f"the run's deadline of {limit:g} s passed and the loop did not end it{blocked}"
+        ending = Ending(Status.TIMED_OUT, Cause.RUN_DEADLINE, message)
+        self.willed = True
+        self._others.append(lateness.end_stages(self.run, self.generation, "timed_out", now))
+        place = (self.run, self.generation, ending)
+        end = writes.end(*place, now=now, stopped_at=None, survivors=[])
+        self._take_rare(Post.ENDING, (now, ending, end))
 
     def counts(self) -> tuple[Counts, ...]:
         """Return the sums per stage. What is under way can never exceed what is unsettled."""

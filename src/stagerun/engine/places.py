@@ -13,12 +13,20 @@ import types
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from stagerun.rules.why import Place
 
-__all__ = ["is_user_code", "place_of", "place_of_task", "places_of_task", "stack_of_thread"]
+__all__ = [
+    "is_user_code",
+    "place_of",
+    "place_of_coroutine",
+    "place_of_task",
+    "places_of_task",
+    "stack_of_thread",
+]
 
 _TASKS = 3
 """Tasks of one attempt that are shown at most."""
@@ -39,6 +47,17 @@ def place_of_task(task: trio.lowlevel.Task) -> Place | None:
         frames = [frame for frame, _ in task.iter_await_frames()]
     except (AttributeError, RuntimeError, ValueError):  # it went on while it was looked at
         return None
+    return place_of(frames)
+
+
+def place_of_coroutine(coroutine: Any) -> Place | None:
+    """Return where a coroutine of another event loop than trio's stands."""
+    frames = list[types.FrameType]()
+    while coroutine is not None and len(frames) < _DEEPEST:
+        frame = getattr(coroutine, "cr_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        coroutine = getattr(coroutine, "cr_await", None)
     return place_of(frames)
 
 
@@ -131,8 +150,12 @@ def _is_public(frame: types.FrameType) -> bool:
 
 
 def _name(frame: types.FrameType) -> str:
+    name, code = frame.f_code.co_qualname, frame.f_code
+    if "." in name and code.co_varnames[:1] == ("self",):
+        # By the object's own class: `Lock.acquire`, wherever it is inherited from.
+        name = f"{type(frame.f_locals.get('self')).__qualname__}.{code.co_name}"
     package = _package(frame)
-    return f"{package}.{frame.f_code.co_qualname}" if package else frame.f_code.co_qualname
+    return f"{package}.{name}" if package else name
 
 
 def _package(frame: types.FrameType) -> str:

@@ -4,8 +4,10 @@ The engine posts (never waiting), and waits for ``room()`` between items; the pe
 composes what was posted into one transaction and hears about it here when it is durable.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import trio
@@ -16,7 +18,7 @@ from stagerun.engine.health import Condition, Health
 from stagerun.engine.ledger import Ledger, Post, Snapshot
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
-from stagerun.store import owners
+from stagerun.store import lateness, owners
 from stagerun.store.driver import BEAT, Store
 from stagerun.store.transaction import Receipt, Transaction, Unit
 
@@ -77,6 +79,10 @@ class Recorder:
         self.live: dict[Ledger, None] = {}
         """Written by: the runtime. Ledgers of runs under way, looked at with every beat."""
         self._broken: StoreError | None = None
+        self.lateness: Callable[[Any], float] = lambda _desk: 0.0
+        """Written by: the watch. Seconds for which others block the event loop at a desk's cost."""
+        self.blocked: Callable[[], str | None] = lambda: None
+        """Written by: the watch. Says who blocks the event loop just now."""
 
     # -- the engine's side --------------------------------------------------------------------
 
@@ -145,6 +151,11 @@ class Recorder:
         """From now on show the owner's life; *on_ended* hears when somebody has ended it."""
         self._heart = (owner, on_ended)
 
+    def beat_soon(self) -> None:
+        """Show life at once, not only when it is due. The engine's thread."""
+        self._beat_at = 0
+        self._store.wake()
+
     def stop_beating(self) -> None:
         """Show no more life: the owner ends in an orderly way."""
         self._heart = None
@@ -206,6 +217,7 @@ class Recorder:
 
     def compose(self) -> Transaction | None:
         """See ``Composer.compose``: drain the channel into one transaction."""
+        self._store.page.committed()  # what was composed before is, or this would not be asked
         tickets: dict[Ledger, list[_Ticket]] = {}
         alone: list[tuple[Unit, _Ticket]] = []
         messages = size = 0
@@ -223,14 +235,9 @@ class Recorder:
             size += weight
             ledger.take(post, payload)
         now = self._env.now_us()
-        heart = self._heart
-        if heart is not None and not 0 <= now - self._beat_at < _BEAT:
+        if self._heart is not None and not 0 <= now - self._beat_at < _BEAT:
             self._beat_at = now
-            owner, on_ended = heart
-            for ledger in tuple(self.live):
-                if ledger.stale:
-                    tickets.setdefault(ledger, [])
-            alone.append((owners.beat(owner, now, self.tick_at), _Beat(on_ended=on_ended)))
+            alone += self._beat(*self._heart, now, tickets)
         if not tickets and not alone:
             return None
         # What stands alone may speak of what the ledgers write, never the other way round.
@@ -241,3 +248,36 @@ class Recorder:
         parts += [(None, None, [ticket]) for _, ticket in alone]
         self._composed.append(_Composed(tuple(parts), messages, size))
         return Transaction(tuple(units))
+
+    def _beat(
+        self,
+        owner: int,
+        on_ended: Callable[[], None],
+        now: int,
+        tickets: dict[Ledger, list[_Ticket]],
+    ) -> list[tuple[Unit, _Ticket]]:
+        """Show life, look after what the loop may not be able to; add to *tickets* what has news.
+
+        A run whose loop does not end it is ended here. The others learn whether they are still
+        this process's, and their stored deadlines are put right.
+        """
+        alone: list[tuple[Unit, _Ticket]] = []
+        for ledger in tuple(self.live):
+            if ledger.stale:
+                tickets.setdefault(ledger, [])
+            if not self._inbox and ledger.overdue(self._env.monotonic()):
+                ledger.carry_out_will(now, self.blocked())
+                tickets.setdefault(ledger, [])
+            elif ledger.deadline is not None and ledger.ending is None and not ledger.fenced:
+                fence = _Beat(on_ended=partial(ledger.publish, None))
+                alone.append((self._keep_time(ledger), fence))
+        life = owners.beat(owner, now, self.tick_at, self._store.heal(), self._env.memory())
+        return [*alone, (life, _Beat(on_ended=on_ended))]
+
+    def _keep_time(self, ledger: Ledger) -> Unit:
+        """Return the unit that keeps the stored deadline right, and tells whether it is ours."""
+        at, grace = None, int(ledger.pipeline.grace * 1e6)
+        if ledger.deadline is not None and ledger.deadline != math.inf:
+            left = ledger.deadline - self._env.monotonic()
+            at = self._env.now_us() + int(left * 1e6)
+        return lateness.keep_time(ledger.run, ledger.generation, at, grace)

@@ -10,19 +10,25 @@ from stagerun.logs import RunLog
 from stagerun.store import owners, questions
 from stagerun.store.driver import Store
 from stagerun.store.owner import Identity, Liveness
+from stagerun.store.questions import SettledRun
 
 __all__ = ["recover"]
 
 
-async def recover(owner: int, store: Store, recorder: Recorder, env: Env) -> int:
-    """Settle what dead owners have left; return how many owners that were."""
-    settled = 0
+async def recover(owner: int, store: Store, recorder: Recorder, env: Env) -> list[SettledRun]:
+    """Settle what dead owners have left; return the runs that were ended by that."""
+    settled = list[SettledRun]()
     for number, identifier, device, inode in await store.ask(questions.open_owners(owner)):
         identity = Identity(device, inode)
         if store.look(identifier, identity) is not Liveness.DEAD:
             continue
-        unit = owners.settle_owner(number, identity, owner, env.now_us())
-        if await recorder.write(unit) is not None:
-            settled += 1
-            RunLog(now=env.now_us).warning("settled the runs of dead owner %s", identifier)
+        now = env.now_us()
+        unit = owners.settle_owner(number, identity, owner, now, store.in_hand(identifier))
+        if await recorder.write(unit) is None:
+            continue  # somebody else was quicker
+        runs = await store.ask(questions.settled_runs(number, owner, now))
+        RunLog(now=env.now_us).warning(
+            "the process of owner %s is dead; runs settled: %d", identifier[:8], len(runs)
+        )
+        settled += runs
     return settled

@@ -14,41 +14,61 @@ from typing import Any, TypeVar
 
 import trio
 
-from stagerun.engine.asking import Dialogue, Pause, ask_to_cancel, ask_why, ended, in_words
+from stagerun.engine.asking import (
+    Dialogue,
+    Pause,
+    ask_to_cancel,
+    ask_why,
+    ended,
+    in_words,
+    tell_story,
+)
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
-from stagerun.engine.why import blocked, explain
+from stagerun.engine.watch import Watch
+from stagerun.engine.why import Holdup, explain, holdup
 from stagerun.logs import RunLog
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.store import requests
 from stagerun.store.codec import words
 from stagerun.store.driver import Store
 from stagerun.store.requests import Request
+from stagerun.store.story import blocks
 from stagerun.store.transaction import Unit
 
-__all__ = ["Requests", "hold"]
+__all__ = ["Requests", "hold", "live"]
 
 T = TypeVar("T")
 
 _EVERY = 0.25
 """Seconds between two looks for requests."""
+_ASKED_WITHIN = 10.0
+"""Seconds for which another process is asked why, filing and waiting."""
+_READ_WITHIN = 1.0
+"""Seconds for which `why` waits for what the database adds to it."""
 
 
 class Requests:
     """Hears what is asked of the runs of one runtime. Made in the event loop's thread."""
 
     def __init__(
-        self, runs: Mapping[str, RunActor], store: Store, recorder: Recorder, env: Env
+        self,
+        runs: Mapping[str, RunActor],
+        store: Store,
+        recorder: Recorder,
+        env: Env,
+        watch: Watch,
     ) -> None:
         self._runs = runs
         self._store = store
+        self._watch = watch
         self._recorder = recorder
         self._env = env
         self._host = trio.lowlevel.current_trio_token()
         self._loop_thread = threading.get_ident()
-        self._heard: set[int] = set()
-        """Requests whose answer is on its way to the disk."""
+        self._heard: set[tuple[int, bool]] = set()
+        """Requests whose answer is on its way to the disk, and whether it is the last one."""
         self._failed: set[int] = set()
         """Requests that could not be answered, so that it is said once."""
 
@@ -58,8 +78,10 @@ class Requests:
         """See ``Runtime.why``."""
         actor = self._runs.get(run)
         if actor is not None and not actor.done.is_set():
-            return explain(actor, self._loop_thread)
-        return await self._hold(ask_why(run, {"by": _me()}, self._env.now_us))
+            return await live(actor)
+        with trio.move_on_after(_ASKED_WITHIN):  # a database that takes no requests can be read
+            return await self._hold(ask_why(run, {"by": _me()}, self._env.now_us))
+        return await self._hold(tell_story(run))
 
     async def cancel(self, run: str, reason: str) -> dict[str, Any]:
         """See ``Runtime.cancel``. A run of this runtime is asked in the same way as any other."""
@@ -77,7 +99,8 @@ class Requests:
 
     def hear(self, given: Sequence[Request]) -> None:
         """Answer what can be answered here. The store's thread; it neither waits nor raises."""
-        self._heard &= {request.number for request in given}
+        still_open = {request.number for request in given}
+        self._heard = {heard for heard in self._heard if heard[0] in still_open}
         for request in given:
             try:
                 self._answer(request)
@@ -88,20 +111,22 @@ class Requests:
                     voice.warning("request %d cannot be answered", request.number, exc_info=error)
 
     def _answer(self, request: Request) -> None:
+        heard = (request.number, request.ending is not None)
+        if heard in self._heard:
+            return
         if request.ending is not None:
-            self._write(requests.close(request.number, ended(request.ending), self._env.now_us()))
+            answer = ended(request.ending)
+            self._write(requests.close(request.number, answer, self._env.now_us()), heard)
             return
         actor = self._actor_of(request)
-        if actor is None or request.number in self._heard:
+        if actor is None:
             return
         if request.kind == "why":
-            self._heard.add(request.number)
-            document = explain(actor, self._loop_thread)
-            self._write(requests.close(request.number, document, self._env.now_us()))
+            answer = explain(actor, self._holdup())
+            self._write(requests.close(request.number, answer, self._env.now_us()), heard)
         elif request.kind == "cancel" and not request.taken:
-            self._heard.add(request.number)
             answer = self._cancel(actor, in_words(request.body))
-            self._write(requests.take(request.number, answer, self._env.now_us()))
+            self._write(requests.take(request.number, answer, self._env.now_us()), heard)
 
     def _actor_of(self, request: Request) -> RunActor | None:
         for actor in tuple(self._runs.values()):
@@ -127,10 +152,10 @@ class Requests:
             message = "its work is told to stop"
         else:
             message = f"it is stopping already ({stopping[0].status.value}: {stopping[0].message})"
-        block = blocked(self._recorder, self._env, self._loop_thread)
-        if block is not None:
-            where = "" if block.place is None else f" at {block.place}"
-            message += f"; the event loop is blocked{where}"
+        held_by = self._holdup()
+        if held_by is not None:
+            place = held_by.facts.place
+            message += f"; the event loop is blocked{'' if place is None else f' at {place}'}"
         return {
             "became": "cancelling",
             "status": "running",
@@ -138,12 +163,26 @@ class Requests:
             "grace": hub.pipeline.grace,
         }
 
-    def _write(self, unit: Unit) -> None:
+    def _holdup(self) -> Holdup | None:
+        if threading.get_ident() == self._loop_thread:
+            return None  # in virtual time; and whoever looks there is proof that the loop goes on
+        return holdup(self._watch, self._env, self._loop_thread)
+
+    def _write(self, unit: Unit, heard: tuple[int, bool]) -> None:
+        self._heard.add(heard)
         self._recorder.write_soon(unit)
 
 
 def _me() -> str:
     return f"pid {os.getpid()} on {socket.gethostname()}"
+
+
+async def live(actor: RunActor) -> dict[str, Any]:
+    """Say why a run of this process stands where it does. In the event loop's thread."""
+    document = explain(actor)
+    with trio.move_on_after(_READ_WITHIN):  # it may be just the disk that holds everything
+        document["blocks"] = await actor.hub.store.ask(blocks(actor.hub.id))
+    return document
 
 
 async def hold(dialogue: Dialogue[T], store: Store, recorder: Recorder) -> T:

@@ -61,7 +61,7 @@ class RunActor:
     def __init__(self, hub: Hub, source: Source, turn: Turn | None = None) -> None:
         self.hub = hub
         self.source = source
-        self._turn = turn
+        self.turn = turn
         hub.ledger.queued = turn is not None
         self.actors: list[StageActor] = []
         self.feeder: SourceActor | None = None
@@ -99,11 +99,12 @@ class RunActor:
         self.begun = True
         self._began = trio.current_time()
         hub = self.hub
+        hub.epoch = hub.env.wall() - self._began
         hub.ledger.listener = self._heard
         remove = hub.token.add_callback(self._token_cancelled())
         try:
             with trio.CancelScope(shield=True):
-                if self._turn is None or await self._took_turn(self._turn):
+                if self.turn is None or await self._took_turn(self.turn):
                     await self._live()
                 if hub.ledger.published.ending is None:
                     await self._hear_ending()
@@ -127,6 +128,8 @@ class RunActor:
         hub = self.hub
         self._began = trio.current_time()
         hub.epoch = hub.env.wall() - self._began
+        limit = hub.pipeline.deadline
+        hub.ledger.deadline = math.inf if limit is None else hub.env.monotonic() + limit
         hub.recorder.live[hub.ledger] = None
         again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
         hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
@@ -312,7 +315,7 @@ class RunActor:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
         self._commit.set()
         ledger = self.hub.ledger
-        if ledger.broken and ledger.published.ending is not None:
+        if (ledger.broken or ledger.willed) and ledger.published.ending is not None:
             self.stop(ledger.published.ending)
         elif ledger.fenced and ledger.published.ending is None:
             message = "its commits are refused: another process has ended it (or see the log)"

@@ -1,6 +1,6 @@
 """The runtime: any number of runs beside each other, on one database."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,22 +9,26 @@ from attrs import define, field, frozen
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
+from stagerun.engine.desk import Desk
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
 from stagerun.engine.health import Health
 from stagerun.engine.household import Household
-from stagerun.engine.hub import Shared
+from stagerun.engine.hub import Hub, Shared
 from stagerun.engine.intake import order_of, refuse
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.requests import Requests
+from stagerun.engine.retention import prune
 from stagerun.engine.run import RunActor
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
+from stagerun.rules.retention import Keep
 from stagerun.rules.settings import apply_settings, unknown_settings
 from stagerun.store.driver import Store
 from stagerun.store.reopening import adoptable, stored_run
+from stagerun.store.retention import Prunable
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
@@ -93,16 +97,29 @@ class Runtime:
         """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
         self._closing = False
-        self._requests = Requests(self._runs, store, recorder, env)
         self._known = {pipeline.name: pipeline for pipeline in pipelines}
         """Pipelines whose runs this runtime takes over when their process has gone."""
         self._refused: set[str] = set()
         """Runs that cannot be taken over, said once."""
         self._household = Household(
-            store, recorder, env, floor, on_ended=self._stop_all, on_look=self._adopt
+            store,
+            recorder,
+            env,
+            floor,
+            on_ended=self._stop_all,
+            on_look=self._adopt,
+            desks=self._desks,
+            hubs=self._hubs,
         )
+        self._requests = Requests(self._runs, store, recorder, env, self._household.watch)
         self._admission = Admission(
-            store, recorder, env, floor, runs=self._runs, owner=lambda: self._household.owner
+            store,
+            recorder,
+            env,
+            floor,
+            runs=self._runs,
+            owner=lambda: self._household.owner,
+            shared=self._shared,
         )
 
     async def start(
@@ -211,9 +228,11 @@ class Runtime:
         birth = self._bear(partial(self._admission.reopen, stored.id, again, token))
         return Run(await birth.outcome(), self.resume)
 
-    async def prune(self, keep: Keep) -> Sequence[Prunable]:
-        """Let go of the ended runs that *keep* does not keep, now; return them."""
-        return await prune(self._store, self._recorder, self._env, keep)
+    async def prune(
+        self, *, runs: int | None = None, days: float | None = None
+    ) -> Sequence[Prunable]:
+        """Delete ended runs now, beyond the newest *runs* or older than *days*; return them."""
+        return await prune(self._store, self._recorder, self._env, Keep(runs, days))
 
     def health(self) -> Health:
         """Return whether the database takes commits, and if not, why and since when."""
@@ -252,6 +271,15 @@ class Runtime:
         """
         return await self._requests.cancel(run, reason)
 
+    def _hubs(self) -> list[Hub]:
+        return [actor.hub for actor in self._runs.values()]
+
+    def _desks(self) -> Iterator[Desk]:
+        """Return the workers of all runs, as they stand now."""
+        for actor in [*self._runs.values()]:
+            for stage in actor.actors:
+                yield from stage.desks
+
     # -- the parts of start() -------------------------------------------------------------------
 
     def _settled(self, pipeline: Pipeline) -> Pipeline:
@@ -274,9 +302,6 @@ class Runtime:
         with trio.CancelScope(shield=True):
             try:
                 birth.actor = actor = await make()
-                if not actor.begun:
-                    actor.hub.on_fail = actor.stop
-                    self._runs[actor.hub.id] = actor
                 birth.over.set()
                 if not actor.begun:
                     trio.lowlevel.current_task().name = f"run {actor.hub.id}"
@@ -320,7 +345,7 @@ class Runtime:
             try:
                 stored = await self._store.ask(stored_run(identifier))
                 pipeline = self._settled(self._known[stored.pipeline])
-                again = Again(pipeline=pipeline, by_itself=True)
+                again = Again(pipeline=pipeline, by_itself=True, joins=True)
                 await self._bear(partial(self._admission.reopen, identifier, again, None)).outcome()
             except (UsageError, SettingError, StoreError) as error:
                 self._refused.add(identifier)

@@ -44,10 +44,13 @@ async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
             deadline_at=None if limit is None else now + int(limit * 1e6),
             now=now,
         )
-        if await hub.recorder.write(unit) is not None:
-            return True
-        if not await hub.store.ask(questions.is_queued(ledger.run, ledger.generation)):
+        # Looked at first, so that a long line does not keep the writer busy with refusals.
+        look = questions.turn_of(ledger.run, ledger.generation, turn.key, turn.places)
+        may_begin = await hub.store.ask(look)
+        if may_begin is None:
             return False
+        if may_begin and await hub.recorder.write(unit) is not None:
+            return True
         with trio.move_on_after(_LOOK):
             await freed.wait()
     return False

@@ -7,98 +7,96 @@ was seen. What the facts mean stands in ``rules/why.py``.
 
 import math
 import os
-import threading
 import types
 from datetime import UTC, datetime
 from typing import Any
 
-from stagerun.engine.calling import call
+from attrs import frozen
+
 from stagerun.engine.desk import Desk
 from stagerun.engine.env import Env
-from stagerun.engine.places import place_of, place_of_task, places_of_task, stack_of_thread
+from stagerun.engine.ledger import Ledger
+from stagerun.engine.places import (
+    place_of,
+    place_of_coroutine,
+    place_of_task,
+    places_of_task,
+    stack_of_thread,
+)
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.source import SourceActor
 from stagerun.engine.stage import StageActor
+from stagerun.engine.watch import Watch
+from stagerun.offload.loop import AsyncioCall
+from stagerun.offload.workers import WorkerProcess
 from stagerun.rules import why
 from stagerun.store import codec
 
-__all__ = ["blocked", "explain"]
+__all__ = ["Holdup", "explain", "holdup"]
 
-_LATE = 1.0
-"""Seconds without a sign of life after which the event loop counts as blocked."""
 _MARGIN = 0.5
 """Seconds beyond the grace at which a stopped run's ending is written."""
 
 
-def explain(actor: RunActor, loop_thread: int) -> dict[str, Any]:
-    """Return the document that says why a run of this process stands where it does. Any thread.
+@frozen
+class Holdup:
+    """What blocks the event loop, and whose attempt it is where it is one's."""
 
-    *loop_thread*: the identity of the thread in which the event loop runs.
-    """
-    hub, recorder = actor.hub, actor.hub.recorder
-    desk, block = _blocker(recorder, hub.env, loop_thread)
-    running = None if desk is None or block is None else (desk, block.place)
-    now = hub.env.wall() - hub.epoch  # trio's clock cannot be read from another thread
-    ending = hub.ledger.published.ending
+    facts: why.Blocked
+    desk: Desk | None
+
+
+def holdup(watch: Watch, env: Env, loop_thread: int) -> Holdup | None:
+    """Return what blocks this event loop; None while it goes on. From another thread only."""
+    block = watch.current
+    if block is None:
+        return None
+    culprit = block.culprit
+    return Holdup(
+        why.Blocked(
+            seconds=env.monotonic() - block.since,
+            stage=culprit.stage,
+            item=culprit.item,
+            place=place_of(stack_of_thread(loop_thread)),
+        ),
+        culprit.desk,
+    )
+
+
+def explain(actor: RunActor, held_by: Holdup | None = None) -> dict[str, Any]:
+    """Return the document that says why a run of this process stands where it does. Any thread."""
+    hub = actor.hub
+    # Trio's clock cannot be read from another thread; until a run has begun nothing is timed.
+    now = hub.env.wall() - hub.epoch if hub.epoch else actor.began
     facts = why.RunFacts(
         run=hub.id,
         pipeline=hub.pipeline.name,
         generation=hub.ledger.generation,
-        status="running" if ending is None else ending.status.value,
+        status=_status(hub.ledger),
+        turn=None if actor.turn is None or not hub.ledger.queued else actor.turn.key,
         as_of=_iso(hub.env),
         pid=os.getpid(),
         seconds=now - actor.began,
         deadline_in=_left(actor.deadline, now),
-        stages=tuple(_stage(each, now, running) for each in tuple(actor.actors)),
+        stages=tuple(_stage(each, now, held_by) for each in tuple(actor.actors)),
         source=_source(actor.feeder, now),
-        store=_store(recorder),
+        store=_store(hub.recorder),
         survivors=tuple(str(survivor) for survivor in tuple(hub.survivors)),
-        blocked=block,
+        blocked=None if held_by is None else held_by.facts,
         stopping=_stopping(actor, now),
     )
     return why.document(facts)
 
 
-def blocked(recorder: Recorder, env: Env, loop_thread: int) -> why.Blocked | None:
-    """Return what blocks the event loop of this process; None while it goes on."""
-    return _blocker(recorder, env, loop_thread)[1]
+def _status(ledger: Ledger) -> str:
+    ending = ledger.published.ending
+    if ending is not None:
+        return ending.status.value
+    return "queued" if ledger.queued else "running"
 
 
-def _blocker(
-    recorder: Recorder, env: Env, loop_thread: int
-) -> tuple[Desk | None, why.Blocked | None]:
-    late = (env.now_us() - recorder.tick_at) / 1e6
-    if late < _LATE or not recorder.tick_at or threading.get_ident() == loop_thread:
-        return None, None  # whoever asks in the event loop's own thread is proof that it goes on
-    frames = stack_of_thread(loop_thread)
-    desk = _desk_in(frames)
-    if desk is None:
-        return None, why.Blocked(seconds=late, stage=None, item=None, place=place_of(frames))
-    items = desk.items
-    return desk, why.Blocked(
-        seconds=late,
-        stage=desk.actor.stage.name,
-        item=items[0].number if items else None,
-        place=place_of(frames),
-    )
-
-
-def _desk_in(frames: list[types.FrameType]) -> Desk | None:
-    """Find whose attempt a stack belongs to: the worker's frames know their desk."""
-    for frame in reversed(frames):
-        if frame.f_code is call.__code__ or frame.f_code.co_name == "_attempt":
-            desk = frame.f_locals.get("desk")
-            if isinstance(desk, Desk):
-                return desk
-    return None
-
-
-_Running = tuple[Desk, why.Place | None] | None
-"""Whose attempt keeps the event loop, and where it stands."""
-
-
-def _stage(actor: StageActor, now: float, running: _Running) -> why.StageFacts:
+def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFacts:
     mailbox = actor.mailbox
     desks = actor.desks
     busy = sorted((d for d in desks if d.busy), key=lambda desk: desk.started)
@@ -107,7 +105,7 @@ def _stage(actor: StageActor, now: float, running: _Running) -> why.StageFacts:
     return why.StageFacts(
         name=actor.stage.name,
         working=tuple(
-            facts for desk in busy if (facts := _working(desk, now, running)) is not None
+            facts for desk in busy if (facts := _working(desk, now, held_by)) is not None
         ),
         working_total=len(busy),
         waiting=len(mailbox),
@@ -127,7 +125,7 @@ def _stage(actor: StageActor, now: float, running: _Running) -> why.StageFacts:
     )
 
 
-def _working(desk: Desk, now: float, running: _Running) -> why.Working | None:
+def _working(desk: Desk, now: float, held_by: Holdup | None) -> why.Working | None:
     items, stage = desk.items, desk.actor.stage
     if not items:  # laid down just now
         return None
@@ -141,20 +139,31 @@ def _working(desk: Desk, now: float, running: _Running) -> why.Working | None:
         seconds=now - desk.started,
         cut_in=_left(desk.deadline, now),
         cut_for=None if cut_at is None else now - cut_at,
+        stalls_in=_stalls_in(desk),
         mode=stage.mode,
-        places=_places(desk, running),
+        process=desk.foreign.name if isinstance(desk.foreign, WorkerProcess) else None,
+        places=_places(desk, held_by),
     )
 
 
-def _places(desk: Desk, running: _Running) -> tuple[why.Place, ...]:
-    """Look where an attempt stands: in its thread if it has one, else in its task."""
-    if running is not None and running[0] is desk:
-        return () if running[1] is None else (running[1],)
-    identity = desk.thread
-    if desk.actor.stage.mode == "thread" and identity is not None:
-        place = place_of(_of_attempt(stack_of_thread(identity), desk))
-        if place is not None:
-            return (place,)
+def _stalls_in(desk: Desk) -> float | None:
+    patience = desk.actor.stage.heartbeat_timeout
+    if patience is None:
+        return None
+    return _left(desk.beat_at + patience, desk.actor.hub.env.monotonic())
+
+
+def _places(desk: Desk, held_by: Holdup | None) -> tuple[why.Place, ...]:
+    """Look where an attempt stands: in its thread or in asyncio, else in its task."""
+    if held_by is not None and held_by.desk is desk:
+        return () if held_by.facts.place is None else (held_by.facts.place,)
+    place, foreign = None, desk.foreign
+    if desk.thread is not None and desk.actor.stage.mode == "thread":
+        place = place_of(_of_attempt(stack_of_thread(desk.thread), desk))
+    elif isinstance(foreign, AsyncioCall):
+        place = place_of_coroutine(foreign.coroutine)
+    if place is not None:
+        return (place,)
     return () if desk.task is None else places_of_task(desk.task)
 
 

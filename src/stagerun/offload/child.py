@@ -134,11 +134,14 @@ class _Server:
     def __init__(
         self,
         wire: _Wire,
+        *,
         place: dict[str, Any],
         stage: dict[str, Any],
+        argv: list[str],
         params: bytes,
         log_level: int,
     ) -> None:
+        sys.argv[:] = argv  # a module may look at it while it is imported
         self._wire = wire
         self._limit: int = stage["result_limit"]
         self._run: str = stage["run"]

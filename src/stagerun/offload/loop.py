@@ -83,6 +83,11 @@ class AsyncioCall:
         self._task: asyncio.Task[Any] | None = None
         home.soon(self._begin, function, context)
 
+    @property
+    def coroutine(self) -> Any:
+        """What runs in asyncio; None before that has begun."""
+        return None if self._task is None else self._task.get_coro()
+
     def cancel(self) -> None:
         """Cancel the task, once. From trio."""
         if not self._asked:

@@ -5,12 +5,14 @@ everything is plain values, so that the same facts always give the same words. T
 from the moment that the facts are of.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 from attrs import asdict, evolve, frozen
 
 __all__ = [
+    "SHOWN",
     "Blocked",
     "Feeding",
     "Pausing",
@@ -25,7 +27,7 @@ __all__ = [
     "time_span",
 ]
 
-_SHOWN = 20
+SHOWN = 20
 """Items of a stage in the document at most; the totals tell of the others."""
 
 
@@ -62,7 +64,11 @@ class Working:
     """Seconds until its deadline; None without one, or while its clock stands still."""
     cut_for: float | None
     """Seconds since it was cut; None: it was not."""
+    stalls_in: float | None
+    """Seconds until it counts as stalled unless it beats; None: its stage does not ask for it."""
     mode: str
+    process: str | None
+    """The worker process that it runs in, where it runs in one."""
     places: tuple[Place, ...]
     """Where it stands; more than one when it has tasks of its own."""
 
@@ -156,6 +162,8 @@ class RunFacts:
     seconds: float
     """Since it began."""
     deadline_in: float | None
+    turn: str | None
+    """The key whose place it waits for, while it is queued."""
     stages: tuple[StageFacts, ...]
     source: Feeding | None
     store: StoreFacts
@@ -166,19 +174,15 @@ class RunFacts:
 
 def document(facts: RunFacts) -> dict[str, Any]:
     """Return the facts as one JSON document, with the sentence that sums them up."""
-    short = evolve(
-        facts,
-        stages=tuple(
-            evolve(s, working=s.working[:_SHOWN], pausing=s.pausing[:_SHOWN]) for s in facts.stages
-        ),
-    )
+    stages = tuple(evolve(each, working=each.working[:SHOWN]) for each in facts.stages)
+    short = evolve(facts, stages=stages)
     due = next_due(facts)
     following = None if due is None else {"what": due[1], "in": due[0]}
     plain: dict[str, Any] = asdict(short)
     return (
         {"told_by": "process", "ended": False}
         | plain
-        | {"next": following, "summary": conclusion(facts)}
+        | {"next": following, "blocks": [], "summary": conclusion(facts)}
     )
 
 
@@ -196,6 +200,8 @@ def _dues(facts: RunFacts) -> Iterator[tuple[float, str]]:
         for working in stage.working:
             if working.cut_in is not None and working.cut_for is None:
                 yield working.cut_in, f"{_items(stage, working)} reaches its deadline"
+            if working.stalls_in is not None and working.cut_for is None:
+                yield working.stalls_in, f"{_items(stage, working)} counts as stalled"
         for pausing in stage.pausing[:1]:
             again = f"attempt {pausing.next_attempt}"
             yield pausing.resumes_in, f"item {pausing.item} of {stage.name} begins {again}"
@@ -207,7 +213,7 @@ def _dues(facts: RunFacts) -> Iterator[tuple[float, str]]:
 
 def conclusion(facts: RunFacts) -> str:
     """Say what the run waits for, and what will end the wait."""
-    for look in (_at_the_loop, _at_the_store, _at_the_stages, _at_the_source):
+    for look in (_at_the_loop, _in_line, _at_the_store, _at_the_stages, _at_the_source):
         if (found := look(facts)) is not None:
             wait, end = found
             break
@@ -230,6 +236,14 @@ def _at_the_loop(facts: RunFacts) -> _Wait | None:
     lasting = time_span(blocked.seconds)
     end = f"Only that code itself can end it; {_lower(_end_of_all(facts))}"
     return f"{who} blocks the event loop{where}, for {lasting} now", end
+
+
+def _in_line(facts: RunFacts) -> _Wait | None:
+    if facts.turn is None:
+        return None
+    return f"It is queued, and waits for a place of the key {facts.turn}", (
+        "It begins when a run that holds one ends"
+    )
 
 
 def _at_the_store(facts: RunFacts) -> _Wait | None:
@@ -277,13 +291,16 @@ def _at_the_source(facts: RunFacts) -> _Wait | None:
 
 def _attempt(stage: StageFacts, working: Working) -> str:
     where = f" at {working.places[0]}" if working.places else ""
-    thread = " in a thread" if working.mode == "thread" else ""
+    modes = {"thread": " in a thread", "asyncio": " in asyncio", "process": " in a process"}
+    thread = f" in {working.process}" if working.process else modes.get(working.mode, "")
     return f"{_items(stage, working)}, for {time_span(working.seconds)} now{thread}{where}"
 
 
 def _end_of(working: Working) -> str | None:
     if working.cut_for is not None:
         return f"It was cut {time_span(working.cut_for)} ago and is left behind after the grace"
+    if working.stalls_in is not None and working.stalls_in < (working.cut_in or math.inf):
+        return f"It is cut as stalled {_in(working.stalls_in)}, unless it beats"
     if working.cut_in is None:
         return None
     left = working.attempts - working.attempt

@@ -6,7 +6,7 @@ that a stage which blocks the program's event loop does not keep outcomes off th
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from stagerun.store.connection import Connection
 from stagerun.store.driver import Composer, Question
 from stagerun.store.opening import check_path, explain, read_only
 from stagerun.store.owner import Identity, Liveness, OwnerFile, folder_of, probe
-from stagerun.store.page import Page
+from stagerun.store.page import Page, suspects
 from stagerun.store.retention import remove_stale_files
 from stagerun.store.writer import Writer
 
@@ -37,7 +37,6 @@ class AioStore:
     def __init__(self, path: str | Path) -> None:
         self.path = check_path(path)
         self.page = Page()
-        self._looks: list[tuple[Callable[[], None], float]] = [(self.page.pulse, _PULSE)]
         self._thread = AioThread("stagerun-store")
         self._reader: Connection | None = None
         self._wake = asyncio.Event()
@@ -89,13 +88,11 @@ class AioStore:
             ):
                 self._reader = reader
                 started()
-                looking = [asyncio.create_task(_call_each(*look)) for look in self._looks]
+                self.watch(self.page.pulse, _PULSE)
                 try:
                     await writer.serve()
                 finally:
                     self._reader = None
-                    for task in looking:
-                        task.cancel()
                     for poll in self._polls:
                         poll.cancel()
                     for ended in await asyncio.gather(*self._polls, return_exceptions=True):
@@ -127,6 +124,10 @@ class AioStore:
         if self._owner is not None:
             self._owner.close()
 
+    def in_hand(self, identifier: str) -> Sequence[tuple[int, int, int, int]]:
+        """See ``Store.in_hand``."""
+        return suspects(folder_of(self.path) / identifier)
+
     def look(self, identifier: str, identity: Identity) -> Liveness:
         """See ``Store.look``."""
         return probe(folder_of(self.path) / identifier, identity)
@@ -149,7 +150,7 @@ class AioStore:
 
     def watch(self, look: Callable[[], None], every: float) -> None:
         """See ``Store.watch``."""
-        self._looks.append((look, every))
+        self._thread.soon(lambda: self._polls.add(asyncio.create_task(_call_each(look, every))))
 
     def wake(self) -> None:
         """See ``Store.wake``."""

@@ -23,9 +23,12 @@ _LOG_LIMIT = 64 * 2**20
 _LEAST_FREE = 100 * 2**20
 
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs smb2 9p afs ceph glusterfs lustre beegfs ocfs2 gfs2 ncpfs"
-    " fuse.sshfs fuse.glusterfs fuse.s3fs fuse.rclone virtiofs".split()
-)
+    (
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs",
+        "fuse.sshfs", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb2",
+        "smb3", "smbfs", "virtiofs",
+    )
+)  # fmt: skip
 """Kinds of file systems whose locks and shared memory other machines may not see."""
 
 _RESET_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
@@ -179,7 +182,11 @@ def _inside(
         if line != "ok":
             damaged = True
             yield Finding("integrity", f"SQLite finds: {line}", keep)
-    if version == 0 or version > STEPS[-1][0]:
+    if version == 0:
+        what = "it is no stagerun database, or one whose making was cut short"
+        yield Finding("schema", what, "give the path of one with --db; an empty one is made anew")
+        return
+    if version > STEPS[-1][0]:
         what = f"its schema version is {version}, this stagerun knows 1 to {STEPS[-1][0]}"
         yield Finding("schema", what, "use the stagerun that wrote it, or the newest one")
         return

@@ -4,14 +4,16 @@ import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from stagerun.errors import UsageError
+from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
-from stagerun.store.owner import Identity, Liveness, folder_of, probe
+from stagerun.store.owners import DIED
+from stagerun.store.verdicts import Place, limits_of_today
+from stagerun.store.verdicts import verdict as judged
 
 __all__ = ["LOG_LINES", "item_list", "log_lines", "run_document", "run_list", "statistics"]
 
@@ -21,8 +23,10 @@ LOG_LINES = 20
 _OUTCOMES = ("ok", "failed", "timed_out", "cancelled", "skipped", "crashed")
 
 
-def run_document(identifier: str) -> Question[dict[str, Any]]:
+def run_document(identifier: str, limits: Thresholds | None = None) -> Question[dict[str, Any]]:
     """Ask for all about one run, found by its identifier or the beginning of it.
+
+    *limits*: from when on it is called stalled or slow; None: as the environment says.
 
     Raises:
         UsageError: There is no such run, or more than one.
@@ -30,7 +34,7 @@ def run_document(identifier: str) -> Question[dict[str, Any]]:
 
     def ask(connection: sqlite3.Connection) -> dict[str, Any]:
         run = find_run(connection, identifier)
-        (head,) = _heads(connection, "r.run = ?", (run,), 1)
+        (head,) = _heads(connection, "r.run = ?", (run,), 1, limits or limits_of_today())
         current = head["generation"]
         earlier = connection.execute(
             "SELECT generation, status, cause, message, finished_at FROM generations"
@@ -63,8 +67,9 @@ def run_list(
     created_before: int | None = None,
     finished_since: int | None = None,
     limit: int = 50,
+    limits: Thresholds | None = None,
 ) -> Question[list[dict[str, Any]]]:
-    """Ask for runs, the newest first. Times are microseconds."""
+    """Ask for runs, the newest first. Times are microseconds; *limits* as in a document."""
     conditions, parameters = ["1"], list[Any]()
     for condition, value in (
         ("g.status = ?", status),
@@ -82,7 +87,8 @@ def run_list(
         parameters += [name, value]
 
     def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-        return _heads(connection, " AND ".join(conditions), tuple(parameters), limit)
+        where = " AND ".join(conditions)
+        return _heads(connection, where, tuple(parameters), limit, limits or limits_of_today())
 
     return ask
 
@@ -204,36 +210,52 @@ def find_run(connection: sqlite3.Connection, identifier: str) -> int:
     return int(rows[0][0])
 
 
-_HEAD = """
+_HEAD = f"""
     SELECT r.run, r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
            g.message, g.error_code, g.percent, g.step, g.note, g.done, g.total, r.created_at,
            g.started_at, g.updated_at, o.alive_at, g.finished_at, g.deadline_at, g.requested_at,
            g.stopped_at, g.survivors, r.source_length, o.id, o.device, o.inode, o.ended_at,
-           o.pid, o.host
+           g.moved_at, {DIED}
     FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
     LEFT JOIN owners o ON o.owner = g.owner
 """
 
 
 def _heads(
-    connection: sqlite3.Connection, where: str, parameters: Sequence[Any], limit: int
+    connection: sqlite3.Connection,
+    where: str,
+    parameters: Sequence[Any],
+    limit: int,
+    limits: Thresholds,
 ) -> list[dict[str, Any]]:
     rows = connection.execute(
         f"{_HEAD} WHERE {where} ORDER BY r.created_at DESC, r.run DESC LIMIT ?",
         (*parameters, limit),
     ).fetchall()
-    return [_head(connection, row) for row in rows]
+    return [_head(connection, row, limits) for row in rows]
 
 
-def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
+def _head(connection: sqlite3.Connection, row: Sequence[Any], limits: Thresholds) -> dict[str, Any]:
     (run, identifier, pipeline, target, params, generation, status, cause, message, error_code,
      percent, step, note, done, total, created, started, updated, alive, finished, deadline,
-     requested, stopped, survivors, source_length, *owner) = row  # fmt: skip
+     requested, stopped, survivors, source_length, owner, device, inode, owner_ended, moved,
+     died) = row  # fmt: skip
     labels = connection.execute("SELECT name, value FROM labels WHERE run = ?", (run,)).fetchall()
-    verdict = "ended" if finished else _verdict(connection, *owner[:4])
+    place = Place(
+        pipeline=pipeline,
+        status=status,
+        owner=owner,
+        device=device,
+        inode=inode,
+        owner_ended_at=owner_ended,
+        alive_at=alive,
+        begun_at=started or created,
+        moved_at=moved,
+    )
+    verdict = "ended" if finished else judged(connection, place, limits)
     if verdict == "dead":  # nobody has settled it yet; whoever reads now is told the truth
         status, cause = "interrupted", "owner_died"
-        message = f"its process died (pid {owner[4]} on {owner[5]})"
+        message = died
     failed = status in ("failed", "timed_out", "interrupted")
     return {
         "id": identifier,
@@ -262,22 +284,6 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any]) -> dict[str, Any]:
         "survivors": [] if survivors is None else msgspec.json.decode(survivors),
         "error": {"code": error_code or cause, "message": message} if failed else None,
     }
-
-
-def _verdict(
-    connection: sqlite3.Connection,
-    owner: str | None,
-    device: int | None,
-    inode: int | None,
-    ended_at: int | None,
-) -> str:
-    """Look at the owner's file: ``alive``, ``dead``, or ``unknown`` where that cannot be told."""
-    if ended_at is not None:
-        return Liveness.DEAD.value
-    (database,) = connection.execute("SELECT file FROM pragma_database_list").fetchone()
-    if not database or owner is None or device is None or inode is None:
-        return Liveness.UNKNOWN.value
-    return probe(folder_of(Path(database)) / owner, Identity(device, inode)).value
 
 
 def _step(connection: sqlite3.Connection, run: int, generation: int) -> str | None:

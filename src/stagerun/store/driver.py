@@ -1,7 +1,7 @@
 """What the engine needs from a store, whichever driver stands behind it."""
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 import trio
@@ -67,6 +67,9 @@ class Store(Protocol):
             StoreError: The file system keeps no locks.
         """
 
+    def in_hand(self, identifier: str) -> Sequence[tuple[int, int, int, int]]:
+        """Return what a dead owner had in hand: run, generation, stage and item, each once."""
+
     def heal(self) -> Identity | None:
         """Make the owner's file anew if it is gone; return which it is then. The store's thread."""
 
@@ -77,9 +80,9 @@ class Store(Protocol):
         """Look whether the owner that locked its file so still lives."""
 
     def watch(self, look: Callable[[], None], every: float) -> None:
-        """Call *look* each so many seconds in the store's thread, as long as ``run()`` runs.
+        """From now on call *look* each so many seconds in the store's thread.
 
-        It must neither wait nor raise. A driver without a thread never calls it. Before ``run()``.
+        It must neither wait nor raise. A driver without a thread never calls it.
         """
 
     def poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
@@ -90,8 +93,7 @@ class Store(Protocol):
         """
 
     def tidy(self, open_owners: Collection[str]) -> None:
-        """Remove the files that dead owners left, but of those in *open_owners*, not yet settled.
-        """
+        """Remove files that dead owners left, except *open_owners*: those are not settled yet."""
 
     def wake(self) -> None:
         """Tell the persistence actor that something waits. Any thread."""

@@ -4,7 +4,7 @@ A thread would break a virtual clock (python-trio/trio#456), so tests and simula
 """
 
 import sqlite3
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 import trio
@@ -80,11 +80,15 @@ class InlineStore:
     def release(self) -> None:
         """See ``Store.release``."""
 
+    def in_hand(self, identifier: str) -> Sequence[tuple[int, int, int, int]]:  # noqa: ARG002 - as above
+        """See ``Store.in_hand``."""
+        return ()
+
     def look(self, identifier: str, identity: Identity) -> Liveness:  # noqa: ARG002 - as above
         """See ``Store.look``."""
         return Liveness.UNKNOWN
 
-    def tidy(self, open_owners: Collection[str]) -> None:  # noqa: ARG002 - there are no files
+    def tidy(self, open_owners: Collection[str]) -> None:
         """See ``Store.tidy``."""
 
     def watch(self, look: Callable[[], None], every: float) -> None:

@@ -1,11 +1,12 @@
 """The statements about owners, as values: register, show life, end, and settle the dead."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from stagerun.store.owner import Identity
 from stagerun.store.transaction import Statement, Unit
 
-__all__ = ["beat", "end_owner", "owner", "settle_owner"]
+__all__ = ["DIED", "beat", "end_owner", "owner", "settle_owner"]
 
 
 def owner(
@@ -28,12 +29,32 @@ def owner(
     )
 
 
-def beat(owner: int, now: int, tick_at: int) -> Unit:
-    """Return the unit that shows life. Refused: somebody has ended this owner, stop all work."""
+DIED = (
+    "'its process died (pid ' || o.pid || ' on ' || o.host || ')' || CASE WHEN o.memory_used >="
+    " 0.9 * o.memory_limit THEN ', probably out of memory: it used ' || o.memory_used / 1048576"
+    " || ' of ' || o.memory_limit / 1048576 || ' MB' ELSE '' END"
+)
+"""What is said of a run whose process has died; SQL over a row ``o`` of owners."""
+
+
+def beat(
+    owner: int,
+    now: int,
+    tick_at: int,
+    identity: Identity | None = None,
+    memory: tuple[int | None, int | None] = (None, None),
+) -> Unit:
+    """Return the unit that shows life. Refused: somebody has ended this owner, stop all work.
+
+    *identity*: which file is locked by now, when it is another one than before.
+    """
+    device, inode = (None, None) if identity is None else (identity.device, identity.inode)
     return Unit(
         Statement(
-            "UPDATE owners SET alive_at = ?, tick_at = ? WHERE owner = ? AND ended_at IS NULL",
-            (now, tick_at, owner),
+            "UPDATE owners SET alive_at = ?, tick_at = ?, device = coalesce(?, device),"
+            " inode = coalesce(?, inode), memory_used = ?, memory_limit = ?"
+            " WHERE owner = ? AND ended_at IS NULL",
+            (now, tick_at, device, inode, *memory, owner),
         )
     )
 
@@ -49,25 +70,37 @@ def end_owner(owner: int, now: int) -> Unit:
     )
 
 
-def settle_owner(dead: int, identity: Identity, by: int, now: int) -> Unit:
+def settle_owner(
+    dead: int,
+    identity: Identity,
+    by: int,
+    now: int,
+    in_hand: Sequence[tuple[int, int, int, int]] = (),
+    *,
+    alive_at: int | None = None,
+) -> Unit:
     """Return the unit that ends a dead owner and everything of it that had not ended.
 
     The guard asks for the file that was looked at: an owner that has locked a new one lives.
+
+    *alive_at*: it is settled by its lease; when it was last seen alive.
+    *in_hand*: run, generation, stage and item of what was under way: one of them may be to blame.
     """
+    cause = "dead" if alive_at is None else "lease"
     mine = "owner = ? AND finished_at = ? AND ended_by = ?"
     ended: tuple[Any, ...] = (dead, now, by)
     runs = f"SELECT run FROM generations WHERE {mine}"  # noqa: S608 - a constant
     return Unit(
         Statement(
-            "UPDATE owners SET ended_at = ?, ended_by = ?, ended_cause = 'dead'"
-            " WHERE owner = ? AND ended_at IS NULL AND device = ? AND inode = ?",
-            (now, by, dead, identity.device, identity.inode),
+            "UPDATE owners SET ended_at = ?, ended_by = ?, ended_cause = ?"
+            " WHERE owner = ? AND ended_at IS NULL AND device = ? AND inode = ?"
+            " AND alive_at = coalesce(?, alive_at)",
+            (now, by, cause, dead, identity.device, identity.inode, alive_at),
         ),
         (
             Statement(
-                "UPDATE generations SET status = 'interrupted', cause = 'owner_died',"
-                " message = (SELECT 'its process died (pid ' || pid || ' on ' || host || ')'"
-                " FROM owners o WHERE o.owner = generations.owner),"
+                "UPDATE generations SET status = 'interrupted', cause = 'owner_died',"  # noqa: S608 - a constant
+                f" message = (SELECT {DIED} FROM owners o WHERE o.owner = generations.owner),"
                 " finished_at = ?, updated_at = ?, ended_by = ?"
                 " WHERE owner = ? AND status IN ('queued', 'running')",
                 (now, now, by, dead),
@@ -85,5 +118,37 @@ def settle_owner(dead: int, identity: Identity, by: int, now: int) -> Unit:
                 f" 'interrupted' FROM runs WHERE run IN ({runs})",
                 (now, *ended),
             ),
+            *([_deaths(in_hand, ended, now)] if in_hand else []),
         ),
     )
+
+
+def _deaths(
+    in_hand: Sequence[tuple[int, int, int, int]], ended: tuple[Any, ...], now: int
+) -> Statement:
+    """Return the statement that notes which items were under way when their process died.
+
+    Alone is one of which nothing else was; or, seen at a death before, nothing else that was so
+    too: of these there is one under way at a time.
+    """
+    rows = ",".join(["(?, ?, ?, ?)"] * len(in_hand))
+    seen = (
+        "EXISTS (SELECT 1 FROM deaths d WHERE d.run = {o}.run AND d.stage = {o}.stage"
+        " AND d.item = {o}.item)"
+    )
+    sql = f"""
+        INSERT OR IGNORE INTO deaths
+        WITH held (run, generation, stage, item) AS (VALUES {rows}),
+        open AS MATERIALIZED (
+            SELECT h.* FROM held h JOIN generations g
+                ON g.run = h.run AND g.generation = h.generation
+               AND g.owner = ? AND g.finished_at = ? AND g.ended_by = ?
+            WHERE NOT EXISTS (SELECT 1 FROM items i WHERE i.run = h.run AND i.stage = h.stage
+                              AND i.item = h.item AND i.generation = h.generation))
+        SELECT o.run, o.stage, o.item, o.generation,
+               (SELECT count(*) FROM open) = 1
+               OR {seen.format(o="o")}
+                  AND (SELECT count(*) FROM open p WHERE {seen.format(o="p")}) = 1, ?
+        FROM open o"""  # noqa: S608 - only marks
+    flat = [value for each in in_hand for value in each]
+    return Statement(sql, (*flat, *ended, now))

@@ -13,11 +13,13 @@ from stagerun.store.driver import Question
 
 __all__ = [
     "KnownRun",
+    "SettledRun",
     "ending_of",
-    "is_queued",
     "is_running",
     "open_owners",
     "run_of_key",
+    "settled_runs",
+    "turn_of",
 ]
 
 
@@ -69,9 +71,23 @@ def ending_of(run: int, generation: int) -> Question[Ending | None]:
     return ask
 
 
-def is_queued(run: int, generation: int) -> Question[bool]:
-    """Ask whether a generation waits for its turn."""
-    return lambda connection: _status(connection, run, generation) == "queued"
+def turn_of(run: int, generation: int, key: str, places: int) -> Question[bool | None]:
+    """Ask whether a place is free for a run, and it is the first in line; None: it waits no more.
+
+    It is ``writes.take_turn`` that decides.
+    """
+    sql = """
+        SELECT coalesce(sum(o.status = 'running'), 0) < ?
+               AND coalesce(sum(o.status = 'queued' AND r.run < ?), 0) = 0
+        FROM runs r JOIN generations o ON o.run = r.run AND o.generation = r.generation
+        WHERE r.concurrency_key = ? AND o.finished_at IS NULL"""
+
+    def ask(connection: sqlite3.Connection) -> bool | None:
+        if _status(connection, run, generation) != Status.QUEUED.value:
+            return None
+        return bool(connection.execute(sql, (places, run, key)).fetchone()[0])
+
+    return ask
 
 
 def is_running(run: int, generation: int) -> Question[bool]:
@@ -102,5 +118,31 @@ def open_owners(but: int) -> Question[list[tuple[int, str, int, int]]]:
             " WHERE ended_at IS NULL AND device IS NOT NULL AND owner != ? ORDER BY owner",
             (but,),
         ).fetchall()
+
+    return ask
+
+
+@frozen
+class SettledRun:
+    """A run that was ended because its process had died."""
+
+    id: str
+    pipeline: str
+    cause: str
+    message: str
+
+
+def settled_runs(owner: int, by: int, now: int) -> Question[list[SettledRun]]:
+    """Ask which runs of a dead owner were ended by *by* at time *now*."""
+
+    def ask(connection: sqlite3.Connection) -> list[SettledRun]:
+        rows = connection.execute(
+            "SELECT r.id, r.pipeline, g.cause, g.message FROM generations g"
+            " JOIN runs r ON r.run = g.run AND r.generation = g.generation"
+            " WHERE g.status = 'interrupted' AND g.owner = ? AND g.ended_by = ?"
+            " AND g.finished_at = ? ORDER BY r.run",
+            (owner, by, now),
+        ).fetchall()
+        return [SettledRun(*row) for row in rows]
 
     return ask

@@ -132,7 +132,8 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
     """Ask for runs that any process which knows their pipeline shall take over, the oldest first.
 
     Those that were interrupted and say ``on_interrupt="resume"``, and those whose process went away
-    while they waited for their turn: of these nothing has been executed.
+    while they waited for their turn: of these nothing has been executed. Not those that somebody
+    asked to cancel when their process was dead already, and nobody was left to hear it.
     """
     marks = ",".join("?" * len(pipelines))
     sql = f"""
@@ -144,6 +145,8 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
                    THEN r.on_interrupt = 'resume' AND r.resumes > 0
                    ELSE r.source = 'function'
                         OR r.source = 'stored' AND s.accepted = r.source_length END
+          AND NOT EXISTS (SELECT 1 FROM requests q WHERE q.run = g.run
+                          AND q.generation = g.generation AND q.kind = 'cancel')
         ORDER BY r.run LIMIT 100"""  # noqa: S608 - only marks
 
     def ask(connection: sqlite3.Connection) -> list[str]:

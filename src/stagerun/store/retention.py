@@ -68,7 +68,7 @@ def prunable(
 ) -> Question[Sequence[Prunable]]:
     """Ask for runs beyond the newest *keep*, or that ended *before* (microseconds), oldest first.
 
-    None: without that one. At most *limit*; -1 is all. Runs that have not ended are never among them.
+    None: without that one. At most *limit*; -1 is all. Runs that have not ended are never there.
     """
 
     def ask(connection: sqlite3.Connection) -> Sequence[Prunable]:
@@ -100,7 +100,10 @@ def forget(run: int) -> Unit:
         ),
         (
             Statement("INSERT INTO pruned VALUES (?)", (run,), expected=1),
-            *(Statement(f"DELETE FROM {table} WHERE run = ?", (run,)) for table in _HEAD),  # noqa: S608 - constants
+            *(
+                Statement(f"DELETE FROM {table} WHERE run = ?", (run,))  # noqa: S608 - constants
+                for table in _HEAD
+            ),
         ),
     )
 

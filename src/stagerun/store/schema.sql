@@ -85,6 +85,7 @@ CREATE TABLE generations (
     PRIMARY KEY (run, generation)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generations_by_status ON generations (status, run);
+CREATE INDEX generations_by_owner ON generations (owner, finished_at);
 
 -- Invariant: accepted >= the six outcomes + in_flight; what remains is waiting.
 CREATE TABLE stages (
@@ -222,7 +223,7 @@ CREATE TABLE events (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE requests (
-    request  INTEGER PRIMARY KEY,
+    request  INTEGER PRIMARY KEY AUTOINCREMENT, -- never given twice: a late answer must not stray
     run      INTEGER NOT NULL REFERENCES runs,
     generation INTEGER NOT NULL,             -- the one that is spoken to; void for a later one
     kind     TEXT NOT NULL,                  -- cancel | resume | why
@@ -232,20 +233,35 @@ CREATE TABLE requests (
     done_at  INTEGER,
     answer   TEXT                            -- JSON
 ) STRICT;
-CREATE INDEX requests_open ON requests (run) WHERE done_at IS NULL;
+CREATE INDEX requests_open ON requests (request) WHERE done_at IS NULL;
+CREATE INDEX requests_by_run ON requests (run, generation);
 
 -- Pruned runs whose rows are still being deleted, a few at a time. Their heads are gone already.
 CREATE TABLE pruned (
     run INTEGER PRIMARY KEY
 ) STRICT;
 
--- For people who query by hand.
+-- For people who query by hand. SQL cannot look at the lock of a run's process, so where nobody has
+-- settled it yet and it has shown no life for 5 s, status and verdict say `silent`: it may be dead,
+-- stopped, or wait for the write lock. `stagerun show` can tell which.
 CREATE VIEW run_overview AS
-SELECT r.id, r.pipeline, g.generation, g.status, g.cause, g.message, g.percent,
+SELECT r.id, r.pipeline, g.generation,
+       CASE WHEN g.finished_at IS NOT NULL THEN g.status
+            WHEN o.ended_at IS NOT NULL THEN 'interrupted'
+            WHEN o.alive_at < (julianday('now') - 2440587.5) * 86400e6 - 5e6 THEN 'silent'
+            ELSE g.status END AS status,
+       g.cause, g.message, g.percent,
+       CASE WHEN g.finished_at IS NOT NULL THEN 'ended'
+            WHEN o.ended_at IS NOT NULL THEN 'dead'
+            WHEN o.alive_at < (julianday('now') - 2440587.5) * 86400e6 - 5e6 THEN 'silent'
+            WHEN o.alive_at - o.tick_at > 1000000 THEN 'blocked'
+            WHEN g.status = 'queued' THEN 'queued'
+            ELSE 'alive' END AS verdict,
        strftime('%Y-%m-%dT%H:%M:%SZ', r.created_at / 1000000, 'unixepoch') AS created_at,
        strftime('%Y-%m-%dT%H:%M:%SZ', g.updated_at / 1000000, 'unixepoch') AS updated_at,
        strftime('%Y-%m-%dT%H:%M:%SZ', g.finished_at / 1000000, 'unixepoch') AS finished_at
-FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation;
+FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
+LEFT JOIN owners o ON o.owner = g.owner;
 
 CREATE VIEW item_overview AS
 SELECT r.id AS run, i.generation, s.name AS stage, i.item,

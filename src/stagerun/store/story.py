@@ -3,18 +3,21 @@
 Who ended it and why, what went wrong how often, what took longest, and its last log lines.
 """
 
+import json
 import sqlite3
+from datetime import UTC, datetime
 from typing import Any
 
 from stagerun.model.outcome import Outcome
 from stagerun.store.documents import find_run, run_document
 from stagerun.store.driver import Question
 
-__all__ = ["story"]
+__all__ = ["blocks", "story"]
 
 _SORTS = 10
 """Sorts of failures that are told."""
 _SLOWEST = 5
+_BLOCKS = 5
 _FINE = (Outcome.OK, Outcome.SKIPPED)
 
 
@@ -37,9 +40,27 @@ def story(identifier: str) -> Question[dict[str, Any]]:
             "ended": document["finished_at"] is not None or document["verdict"] == "dead",
             "owner": _owner(connection, run, generation, "owner"),
             "ended_by": _owner(connection, run, generation, "ended_by"),
+            "blocks": blocks(document["id"])(connection),
             "failures": _failures(connection, run, generation),
             "slowest": _slowest(connection, run, generation),
         }
+
+    return ask
+
+
+def blocks(identifier: str) -> Question[list[dict[str, Any]]]:
+    """Ask for the last reports that a run has blocked its event loop, the oldest first."""
+
+    def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+        rows = connection.execute(
+            "SELECT at, stage, item, body FROM events WHERE run = ? AND kind = 'block'"
+            " ORDER BY seq DESC LIMIT ?",
+            (find_run(connection, identifier), _BLOCKS),
+        ).fetchall()
+        return [
+            {"time": _moment(at), "stage": stage, "item": item, **json.loads(body)}
+            for at, stage, item, body in reversed(rows)
+        ]
 
     return ask
 
@@ -103,3 +124,7 @@ def _slowest(connection: sqlite3.Connection, run: int, generation: int) -> list[
         }
         for stage, item, outcome, attempts, elapsed in rows
     ]
+
+
+def _moment(microseconds: int) -> str:
+    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="milliseconds")

@@ -22,9 +22,9 @@ def orphaned_runs(database: Path) -> Question[list[dict[str, Any]]]:
         ).fetchall()
         looked = dict[str, str]()
         left = []
-        for run, pipeline, status, pid, host, owner, *file, ended_at in rows:
+        for run, pipeline, status, pid, host, owner, device, inode, ended_at in rows:
             if owner not in looked:
-                looked[owner] = _look(database, owner, *file, ended_at)
+                looked[owner] = _look(database, owner, device, inode, ended_at)
             if looked[owner] in ("dead", "ended"):
                 left.append(
                     {

@@ -223,13 +223,19 @@ def touch(
     now: int,
     percent: float | None,
     report: tuple[str, str, float | None, float | None] | None,
+    *,
+    moved_at: int | None = None,
 ) -> Statement:
-    """Return the guard of a run's batch: it notes the progress, and is the fence."""
+    """Return the guard of a run's batch: it notes the progress, and is the fence.
+
+    *moved_at*: when there was the last outcome, report or heartbeat, if there was one.
+    """
     step, note, done, total = report or (None, None, None, None)
     return Statement(
         "UPDATE generations SET updated_at = ?, percent = ?, step = coalesce(?, step),"  # noqa: S608 - a constant
-        f" note = coalesce(?, note), done = ?, total = ? WHERE {_RUNNING}",
-        (now, percent, step, note, done, total, run, generation),
+        f" note = coalesce(?, note), done = ?, total = ?, moved_at = coalesce(?, moved_at)"
+        f" WHERE {_RUNNING}",
+        (now, percent, step, note, done, total, moved_at, run, generation),
     )
 
 
