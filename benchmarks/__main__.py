@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import asking, memory, overhead
+from benchmarks import asking, memory, offload, overhead
 from benchmarks.process import BenchmarkError
 
 
@@ -23,6 +23,9 @@ def main() -> int:
             case "asking":
                 report = asking.run(arguments.runs, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else asking.table(report))
+            case "offload":
+                report = offload.run(arguments.calls, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else offload.table(report))
             case _:
                 measure = _MEASURES[arguments.name]
                 print(json.dumps(measure(arguments.items, arguments.directory)))
@@ -55,8 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     requests = commands.add_parser("asking", help="cancel and why, asked of another process")
     requests.add_argument("--runs", type=_positive, default=20)
 
+    elsewhere = commands.add_parser("offload", help="calls in processes, threads and asyncio")
+    elsewhere.add_argument("--calls", type=_positive, default=1000)
+
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests):
+    for command in (speed, resident, requests, elsewhere):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

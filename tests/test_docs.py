@@ -106,6 +106,7 @@ def test_every_python_block_of_a_page_runs_and_prints_what_is_shown(
         if block.file is not None:
             (tmp_path / block.file).write_text(block.code, encoding="utf-8")
             module = types.ModuleType(block.file.removesuffix(".py"))
+            module.__file__ = str(tmp_path / block.file)
             monkeypatch.setitem(sys.modules, module.__name__, module)
         printed = run_block(block, page, module)
         assert printed.strip() == (block.prints or "").strip(), f"{page.name}:{block.line}"

@@ -282,9 +282,7 @@ def changed(number):
 gone_stage = changed
 
 
-async def test_what_a_process_would_not_find_is_refused_at_the_start(
-    tmp_path, monkeypatch
-) -> None:
+async def test_what_a_process_would_not_find_is_refused_at_the_start(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "changed", len)
     async with open_runtime(tmp_path / "runs.db") as runtime:
         with pytest.raises(UsageError, match="is something else by now"):

@@ -410,7 +410,7 @@ async def test_too_many_threads_left_behind_fail_the_run_and_are_named(tmp_path)
         names = runtime.statistics().survivor_names
         release.set()
     assert 64 <= len(names) <= 64 + 8
-    assert names[0] == "thread of stage stuck, item 1"
+    assert "thread of stage stuck, item 1" in names
     assert len(document["survivors"]) >= 64
 
 

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -122,6 +123,11 @@ def run_of(path: Path, pipeline: str) -> str:
         return str(document["id"])
 
 
+def begun_yet(path: Path, pipeline: str) -> bool:
+    with closing(read_only(path)) as connection:
+        return bool(run_list(pipeline=pipeline)(connection))
+
+
 def asked(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, Any]:
     """Carry out a command here, which is another process than the run's."""
     capsys.readouterr()
@@ -190,7 +196,9 @@ def test_a_stage_that_blocks_the_event_loop_is_named_while_it_does(
         assert [(one["stage"], one["item"]) for one in told["blocks"]] == [("blocker", 1)]
         assert "Item 1 of stage blocker blocks the event loop at " in told["summary"]
         # Every run of that process waits for it, and says so.
-        assert "stage blocker blocks" in why_with(path, capsys, "lock", "blocks")["summary"]
+        told = why_with(path, capsys, "lock", "blocks")
+        other = f"stage blocker of another run, {run_of(path, 'block')[:8]}, blocks"
+        assert other in told["summary"]
         began = time.monotonic()
         status, answer = asked(path, capsys, "cancel", run_of(path, "block"), "--no-wait")
         assert time.monotonic() - began < 5
@@ -270,6 +278,16 @@ async def test_a_dead_owner_s_run_that_is_cancelled_is_not_resumed_by_anybody(
         assert adoptable(["lock", "careful"])(connection) == [run_of(path, "careful")]
 
 
+def test_a_run_that_is_not_there_is_a_mistake_and_creates_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.db"
+    for command in ("why", "cancel"):
+        assert call([command, "latest", "--db", str(path)]) == 2
+        assert "there is no database" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_a_stopped_process_is_told_from_one_that_answers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -312,6 +330,63 @@ async def test_beside_its_completion_the_answer_equals_the_row(tmp_path: Path) -
             " WHERE q.done_at IS NOT NULL"
         ):
             assert json.loads(answer_text)["status"] == status
+
+
+async def test_each_planted_hang_is_named_in_process_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs.db"
+    begun, told_on, let_go = trio.Event(), threading.Event(), threading.Event()
+
+    @stage
+    async def silent_socket(port: int) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            begun.set()
+            await stream.receive_some(1)
+
+    @stage
+    def sleeper(_port: int) -> None:
+        told_on.set()
+        let_go.wait(60)
+
+    @stage
+    async def blocker(_port: int) -> None:
+        let_go.wait(60)
+
+    def ask_while_it_blocks() -> dict[str, Any]:
+        while not begun_yet(path, "blocker"):
+            time.sleep(0.01)
+        told = why_with(path, capsys, "blocker", "blocks the event loop")
+        let_go.set()
+        return told
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        items = [server.getsockname()[1]]
+        async with open_runtime(path) as runtime:
+            first = await runtime.start(Pipeline("socket", [silent_socket], grace=0), items)
+            second = await runtime.start(Pipeline("thread", [sleeper], grace=0), items)
+            await begun.wait()
+            await trio.to_thread.run_sync(told_on.wait)
+            summary = (await first.why())["summary"]
+            assert "item 1 of silent_socket, for " in summary
+            assert "trio.SocketStream.receive_some" in summary
+            summary = (await second.why())["summary"]
+            assert "item 1 of sleeper, for " in summary
+            assert "in a thread at " in summary
+            assert "threading.Event.wait" in summary
+            asker = threading.Thread(target=lambda: answers.append(ask_while_it_blocks()))
+            answers: list[dict[str, Any]] = []
+            asker.start()
+            third = await runtime.start(Pipeline("blocker", [blocker]), items)
+            await third.wait()
+            await trio.to_thread.run_sync(asker.join)
+            (told,) = answers
+            assert (told["blocked"]["stage"], told["blocked"]["item"]) == ("blocker", 1)
+            assert told["blocked"]["place"]["code"] == "let_go.wait(60)"
+            assert "blocked" not in (await third.why())
+            assert (await third.why())["blocks"][0]["stage"] == "blocker"
+            await first.cancel()
+            await first.wait()
 
 
 async def test_a_runtime_asks_another_one_why(tmp_path: Path) -> None:

@@ -37,7 +37,9 @@ def test_the_first_verdict_that_fits_wins(verdict: str, facts: dict[str, Any]) -
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9))
 def test_no_clock_alone_makes_a_run_dead(age: float, unmoved: float) -> None:
-    assert judge(Signs(status="running", owner="alive", age=age, unmoved=unmoved), Thresholds()) in {
+    assert judge(
+        Signs(status="running", owner="alive", age=age, unmoved=unmoved), Thresholds()
+    ) in {
         "alive",
         "slow",
         "stalled",

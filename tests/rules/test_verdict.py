@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stagerun import CancelRequested, Retry, RetryLater, Stage, stage, WorkerDied
+from stagerun import CancelRequested, Retry, RetryLater, Stage, WorkerDied, stage
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.rules.verdict import Again, Attempt, Done, Ended, Stop, decide, pause
 

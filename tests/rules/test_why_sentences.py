@@ -94,7 +94,7 @@ def test_a_pause_between_attempts_is_told_with_its_reason_and_its_end() -> None:
 
 def test_what_blocks_the_loop_is_named_before_everything_else() -> None:
     place = Place(file="crawl.py", line=8, function="parse", code="time.sleep(60)")
-    block = Blocked(seconds=3.0, stage="parse", item=4, place=place)
+    block = Blocked(seconds=3.0, run="3f2a", stage="parse", item=4, place=place)
     said = conclusion(facts(stage("fetch", working(seconds=100.0)), blocked=block))
     assert said.startswith(
         "Item 4 of stage parse blocks the event loop at crawl.py:8 (parse: time.sleep(60)),"

@@ -56,6 +56,7 @@ def holdup(watch: Watch, env: Env, loop_thread: int) -> Holdup | None:
     return Holdup(
         why.Blocked(
             seconds=env.monotonic() - block.since,
+            run=None if culprit.hub is None else culprit.hub.id,
             stage=culprit.stage,
             item=culprit.item,
             place=place_of(stack_of_thread(loop_thread)),
@@ -105,7 +106,9 @@ def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFa
     return why.StageFacts(
         name=actor.stage.name,
         working=tuple(
-            facts for desk in busy if (facts := _working(desk, now, held_by)) is not None
+            facts
+            for place, desk in enumerate(busy)
+            if (facts := _working(desk, now, held_by, look=place < why.SHOWN)) is not None
         ),
         working_total=len(busy),
         waiting=len(mailbox),
@@ -118,14 +121,14 @@ def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFa
                 resumes_in=at - now,
                 why=getattr(item, "pauses_for", ""),
             )
-            for at, item in pausing
+            for at, item in pausing[: why.SHOWN]
         ),
         pausing_total=len(pausing),
         opening_gives_up_in=_left(min(opening, default=math.inf), now),
     )
 
 
-def _working(desk: Desk, now: float, held_by: Holdup | None) -> why.Working | None:
+def _working(desk: Desk, now: float, held_by: Holdup | None, *, look: bool) -> why.Working | None:
     items, stage = desk.items, desk.actor.stage
     if not items:  # laid down just now
         return None
@@ -142,7 +145,7 @@ def _working(desk: Desk, now: float, held_by: Holdup | None) -> why.Working | No
         stalls_in=_stalls_in(desk),
         mode=stage.mode,
         process=desk.foreign.name if isinstance(desk.foreign, WorkerProcess) else None,
-        places=_places(desk, held_by),
+        places=_places(desk, held_by) if look else (),
     )
 
 

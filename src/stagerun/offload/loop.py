@@ -5,16 +5,18 @@ belongs to the loop it was made on. A loop that a stage blocks is given up, and 
 new one.
 """
 
-import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import define, field
+
+if TYPE_CHECKING:  # where it is needed it is imported, which a run without such stages never pays
+    import asyncio
 
 __all__ = ["AsyncioCall", "AsyncioLoop", "run_inline"]
 
@@ -24,6 +26,8 @@ _CLOSE = 1.0
 
 def run_inline(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """Run *coroutine* to its end here and now, in virtual time: no thread, and no deadline."""
+    import asyncio  # noqa: PLC0415 - see above
+
     with asyncio.Runner() as runner:
         return runner.run(coroutine)
 
@@ -141,6 +145,8 @@ class _Home:
     """An asyncio loop in a daemon thread: it holds nobody's leaving."""
 
     def __init__(self) -> None:
+        import asyncio  # noqa: PLC0415 - see above
+
         self.loop = asyncio.new_event_loop()
         self.ended = trio.Event()
         self._closing: asyncio.Task[None] | None = None  # kept, or it might be collected
@@ -156,6 +162,8 @@ class _Home:
         self._closing = self.loop.create_task(self._close())
 
     async def _close(self) -> None:
+        import asyncio  # noqa: PLC0415 - see above
+
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
@@ -166,6 +174,8 @@ class _Home:
         self.loop.stop()
 
     def _main(self) -> None:
+        import asyncio  # noqa: PLC0415 - see above
+
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -61,7 +62,7 @@ def find(place: Place) -> Any:
 
 def _imported(place: Place) -> ModuleType:
     file = place.file
-    spec = None if place.module == MAIN else importlib.util.find_spec(place.module)
+    spec = None if place.module == MAIN else _spec(place.module)
     if spec is not None and (file is None or spec.origin == file):
         return importlib.import_module(place.module)
     # Not where its name leads: the command line loads a file under whatever name is free.
@@ -72,6 +73,13 @@ def _imported(place: Place) -> ModuleType:
     sys.modules[place.module] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # the package above it is not there
+        return None
 
 
 def _found(module: ModuleType, name: str) -> Any:

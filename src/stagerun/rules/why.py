@@ -120,6 +120,8 @@ class Blocked:
     """What keeps the event loop, and with it every run of the process, from going on."""
 
     seconds: float
+    run: str | None
+    """Whose code it is; None: of no run."""
     stage: str | None
     item: int | None
     place: Place | None
@@ -232,6 +234,8 @@ def _at_the_loop(facts: RunFacts) -> _Wait | None:
     if blocked is None:
         return None
     who = "Some code" if blocked.stage is None else _who(blocked.stage, blocked.item)
+    if blocked.run is not None and blocked.run != facts.run:
+        who += f" of another run, {blocked.run[:8]},"
     where = "" if blocked.place is None else f" at {blocked.place}"
     lasting = time_span(blocked.seconds)
     end = f"Only that code itself can end it; {_lower(_end_of_all(facts))}"

@@ -150,7 +150,8 @@ class Files:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._optional = (f"{path}-wal", f"{path}-shm")  # they are made with the first transaction
+        self._places = (str(path), *self._optional)
         self._known: dict[str, tuple[int, int]] = {}
         self.check()
 
@@ -160,19 +161,18 @@ class Files:
         Raises:
             StoreError: One does not.
         """
-        for ending in ("", "-wal", "-shm"):
-            place = f"{self._path}{ending}"
+        for place in self._places:
             try:
                 status = os.stat(place)  # noqa: PTH116 - with each commit: a Path costs as much
             except OSError as error:
-                if ending not in self._known and ending:
-                    continue  # it is made with the first transaction
+                if place in self._optional and place not in self._known:
+                    continue
                 raise StoreError(
                     f"database {place} is gone while it is open ({error.strerror}): nothing more is"
                     f" acknowledged; put the file back and start again"
                 ) from error
             identity = (status.st_dev, status.st_ino)
-            if self._known.setdefault(ending, identity) != identity:
+            if self._known.setdefault(place, identity) != identity:
                 raise StoreError(
                     f"database {place} was replaced by another file while it was open: nothing more"
                     f" is acknowledged; keep both files, and start again with the right one"

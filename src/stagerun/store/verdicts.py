@@ -1,7 +1,7 @@
 """The verdict on a run that has not ended, from the lock and the live page of its process.
 
-No clock of the reader's is compared with one of the writer's: ages are told by the page, whose clock
-both share, and by the owner's last beat.
+No clock of the reader's is compared with one of the writer's: ages are told by the page, whose
+clock both share, and by the owner's last beat.
 """
 
 import os
