@@ -175,6 +175,11 @@ def test_a_stage_can_still_be_called_as_the_function_it_is() -> None:
     assert stage(many_lines)("a") == ["a"]
 
 
+@asynccontextmanager
+async def resource() -> AsyncIterator[int]:
+    yield 1
+
+
 async def children(item: str) -> AsyncIterator[str]:
     yield item
 
@@ -213,11 +218,6 @@ def test_odd_callables_are_stages_too() -> None:
     assert stage(Doubler()).mode == "async"
     assert stage(name="part")(partial(work)).mode == "async"
     assert stage(len).mode == "thread"
-
-
-@asynccontextmanager
-async def resource() -> AsyncIterator[int]:
-    yield 1
 
 
 def test_a_stage_can_be_varied_without_being_changed() -> None:

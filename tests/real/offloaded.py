@@ -131,7 +131,7 @@ def polite(folder: str, ctx: Context):
 
 
 @batch(mode="process", size=3, wait=0.01)
-def halve(numbers: list[int]) -> list:
+def halve(numbers: list[int]) -> list[int | ValueError]:
     return [n // 2 if n % 2 == 0 else ValueError(f"{n} is odd") for n in numbers]
 
 
@@ -144,3 +144,35 @@ def beat(number: int, ctx: Context):
     if number == 2:
         time.sleep(20)
     return number
+
+
+@stage(mode="process", deadline=20)
+def misbehave(how: str):
+    folder, _, how = how.rpartition(":")
+    if how == "close":
+        os.closerange(3, 1000)
+        time.sleep(60)
+    if how == "fork":
+        if os.fork() == 0:
+            part = Path(folder, "part")
+            part.write_text(str(os.getpid()))
+            part.rename(Path(folder, "pids"))
+            time.sleep(60)
+        while not Path(folder, "pids").exists():
+            time.sleep(0.01)
+        os._exit(3)
+    if how == "swallow":
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:  # noqa: BLE001, S112 - the fault that is played here
+                continue
+    return how
+
+
+@stage(mode="process", deadline=20)
+def flood(times: int, ctx: Context):
+    for number in range(times):
+        ctx.report("flood", "", number, times)
+        ctx.heartbeat()
+    return times

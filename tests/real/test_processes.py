@@ -70,9 +70,9 @@ async def gone(pids, within: float) -> None:
 
 async def written(path: Path) -> str:
     with trio.fail_after(20):
-        while not path.exists():  # noqa: ASYNC110 - written by another process
+        while not os.access(path, os.R_OK):  # noqa: ASYNC110 - written by another process
             await trio.sleep(0.01)
-    return path.read_text()
+    return await trio.Path(path).read_text()
 
 
 async def test_values_go_and_come(world) -> None:
@@ -198,7 +198,7 @@ trio.run(main)
 
 
 async def test_no_process_outlives_a_killed_parent(tmp_path) -> None:
-    parent = subprocess.Popen(
+    parent = subprocess.Popen(  # noqa: ASYNC220 - it starts within milliseconds
         [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
     )
     try:
@@ -301,3 +301,59 @@ async def test_a_process_stopped_by_hand_is_killed_at_its_deadline(world, tmp_pa
     assert world.causes == ["deadline"]
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     await gone(pids, 2)
+
+
+async def test_a_process_that_closes_its_descriptors_is_killed(world) -> None:
+    assert await world.finish(offloaded.misbehave, [":close", ":fine"]) == ["fine"]
+    assert world.causes == ["worker_died"]
+    assert world.result.seconds < 15
+
+
+async def test_what_a_dead_process_has_forked_dies_with_it(world, tmp_path) -> None:
+    await world.finish(offloaded.misbehave, [f"{tmp_path}:fork"])
+    assert world.causes == ["worker_died"]
+    assert "exit status 3" in world.failures[0][1]
+    await gone([int((tmp_path / "pids").read_text())], 2)
+
+
+async def test_a_process_that_swallows_everything_is_killed_at_its_deadline(world) -> None:
+    stubborn = offloaded.misbehave.with_options(deadline=0.3)
+    assert await world.finish(stubborn, [":swallow", ":fine"]) == ["fine"]
+    assert world.causes == ["deadline"]
+    assert world.document["survivors"] == []
+
+
+async def test_a_flood_of_reports_does_not_reach_the_parent(world) -> None:
+    assert await world.finish(offloaded.flood, [100_000]) == [100_000]
+    assert world.result.seconds < 15
+
+
+SLOW_MODULE = """
+import time
+from stagerun import stage
+
+@stage(mode="process")
+def never(number):
+    return number
+
+if __name__ != "slow_module" or "stagerun_slow_parent" not in __import__("os").environ:
+    time.sleep(60)
+"""
+
+
+async def test_a_run_can_be_cancelled_while_a_process_starts(tmp_path, monkeypatch) -> None:
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("stagerun_slow_parent", "1")
+    import slow_module  # type: ignore[import-not-found]  # written above
+
+    monkeypatch.delenv("stagerun_slow_parent")
+    with trio.fail_after(20):
+        async with open_runtime(tmp_path / "runs.db") as runtime:
+            run = await runtime.start(Pipeline("slow", [slow_module.never]), [1])
+            await trio.sleep(0.3)
+            await run.cancel()
+            result = await run.wait()
+            assert (result.status, result.stages[0].cancelled) == ("cancelled", 1)
+            assert (await run.document())["survivors"] == []
+    assert result.seconds < 5

@@ -258,10 +258,12 @@ def test_what_another_known_pipeline_has_or_is_closer_to_is_left_to_it() -> None
 # Values.
 
 WHOLE = st.integers(min_value=1)
+FROM_ZERO_WHOLE = st.integers(min_value=0)
 ABOVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 FROM_ZERO = st.floats(min_value=0, allow_infinity=False).map(abs)  # -0.0 needs no spelling
 SHARE = st.floats(min_value=0, max_value=1).map(abs)
 VALID: dict[str, st.SearchStrategy[tuple[str, Any]]] = {
+    "must be a whole number of at least 0": FROM_ZERO_WHOLE.map(lambda n: (str(n), n)),
     "must be a whole number of at least 1": WHOLE.map(lambda n: (str(n), n)),
     "must be a finite number above 0": ABOVE.map(lambda x: (str(x), x)),
     "must be a finite number above 0, or off to switch it off": (

@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from stagerun.rules.story import summary
-from stagerun.rules.why import (
+from stagerun.rules.standing import (
     Blocked,
     Feeding,
     Pausing,
@@ -15,11 +14,9 @@ from stagerun.rules.why import (
     Stopping,
     StoreFacts,
     Working,
-    conclusion,
-    document,
-    next_due,
-    time_span,
 )
+from stagerun.rules.story import summary
+from stagerun.rules.why import conclusion, document, next_due, time_span
 
 PLACE = Place(file="crawl.py", line=31, function="fetch", code="await x()", awaits="trio.sleep")
 

@@ -235,3 +235,31 @@ def test_the_command_tells_findings_and_ends_with_1(
     assert document["sound"] is False
     assert document["findings"][0]["check"] == "causes"
     assert call(["doctor", "--db", str(database) + os.sep + "none"]) == 2
+
+
+async def test_a_run_with_several_generations_is_sound(tmp_path: Path) -> None:
+    path, asked = tmp_path / "runs.db", trio.Event()
+    well = False
+
+    @stage(workers=3)
+    async def shaky(number: int) -> int:
+        if number == 25 and not well:
+            asked.set()
+            await trio.sleep_forever()
+        if number % 4 == 0 and not well:
+            raise ValueError("fours")
+        return number
+
+    async with open_runtime(path) as runtime:
+        stages = [shaky, twice, store, count]
+        run = await runtime.start(Pipeline("work", stages, grace=0.1), range(1, 60))
+        await asked.wait()
+        await run.cancel()
+        await run.wait()
+        assert examine(path).findings == []
+        well = True
+        for failed in (False, True):
+            run = await run.resume(failed=failed)
+            result = await run.wait()
+            assert examine(path).findings == []
+        assert (result.generation, result.stages[0].ok) == (3, 59)

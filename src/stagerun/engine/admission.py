@@ -20,7 +20,7 @@ from stagerun.errors import UsageError
 from stagerun.model.outcome import Outcome
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
-from stagerun.model.status import Counts, Ending, Status
+from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.frontier import (
     Floors,
     Opening,
@@ -156,7 +156,7 @@ class Admission:
             now=now,
             deadline_at=deadline,
             opened_by=_opened_by(again),
-            charge=int(again.by_itself and stored.begun),
+            charge=int(again.by_itself and _died(stored)),
             percent=percent,
             queued=turn is not None,
             stages=[
@@ -282,6 +282,11 @@ def _row(pipeline: Pipeline, index: int, floors: Floors, counts: Counts) -> tupl
         counts.accepted,
         *sums,
     )
+
+
+def _died(stored: StoredRun) -> bool:
+    """Whether a process died at work on it. Shutdowns are somebody's will, and not counted."""
+    return stored.begun and stored.ending is not None and stored.ending.cause is Cause.OWNER_DIED
 
 
 def _opened_by(again: Again) -> str:

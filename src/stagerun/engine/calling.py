@@ -195,15 +195,10 @@ async def _in_process(desk: Desk, value: Any) -> Any:
         number = worker.calls + 1
         remove = context.token.add_callback(lambda: tell(host, _pass_on, worker, number, context))
     try:
-        result = await worker.call((encoded, attempt), functools.partial(_hear, desk, context))
-    except BaseException:
-        if worker.alive:  # it was the stage that raised
-            workers.idle.append(worker)
-        raise
+        return await worker.call((encoded, attempt), functools.partial(_hear, desk, context))
     finally:
         remove()
-    workers.idle.append(worker)
-    return result
+        await workers.rest(worker)
 
 
 def _pass_on(worker: WorkerProcess, call: int, context: Context) -> None:

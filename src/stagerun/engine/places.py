@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from stagerun.rules.why import Place
+from stagerun.rules.standing import Place
 
 __all__ = [
     "is_user_code",

@@ -149,6 +149,15 @@ class StageActor(Settling):
     @trio.lowlevel.enable_ki_protection
     async def serve(self) -> None:
         """Cut what overruns its deadline, bring back what paused, until the stage is drained."""
+        try:
+            await self._serve()
+            self.drained.set()
+        finally:
+            if self.processes is not None:
+                in_peace = self.drained.is_set() and self.hub.stop is None
+                await self.processes.end(at_once=not in_peace)
+
+    async def _serve(self) -> None:
         self.register.begin()
         speak_at = trio.current_time() + _LONG
         while not self._done():
@@ -161,9 +170,6 @@ class StageActor(Settling):
             with trio.move_on_at(self.due):
                 await self._nudge.wait()
             self._nudge = trio.Event()
-        self.drained.set()
-        if self.processes is not None:
-            await self.processes.end(at_once=self.hub.stop is not None)
 
     def come_back(self, at: float) -> None:
         """See ``Settling.come_back``."""

@@ -37,6 +37,9 @@ _STALE = 0.5
 """Seconds without a sign of life after which the next one is told at once."""
 _STILL = 1.0
 """Seconds that the process must have stood still to be worth a line."""
+_BURNT = 0.1
+"""The part of a gap for which the process must have had a processor: then C code held the
+interpreter, on however busy a machine. A process that was stopped has had none."""
 _REPORTS, _PER = 30, 60.0
 """Reports that are made in so many seconds at most."""
 
@@ -158,7 +161,7 @@ class Watch(trio.abc.Instrument):
         self._looked_at, self._cpu_at = now, cpu
         since = self._busy_since
         blocked = now - since if since else 0.0
-        held = gap > self._threshold and burnt > gap / 2
+        held = gap > self._threshold and burnt - LOOK > gap * _BURNT
         if gap > self._threshold and not held:
             blocked -= gap
             if gap > _STILL:

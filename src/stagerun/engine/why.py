@@ -2,7 +2,7 @@
 
 Nothing is locked and nothing waits: it may be called from the store's thread while the event loop
 is blocked. So each collection is copied in one step, and what has gone on meanwhile is told as it
-was seen. What the facts mean stands in ``rules/why.py``.
+was seen. The facts are values of ``rules/standing.py``; ``rules/why.py`` makes words of them.
 """
 
 import math
@@ -30,7 +30,7 @@ from stagerun.engine.stage import StageActor
 from stagerun.engine.watch import Watch
 from stagerun.offload.loop import AsyncioCall
 from stagerun.offload.workers import WorkerProcess
-from stagerun.rules import why
+from stagerun.rules import standing, why
 from stagerun.store import codec
 
 __all__ = ["Holdup", "explain", "holdup"]
@@ -43,7 +43,7 @@ _MARGIN = 0.5
 class Holdup:
     """What blocks the event loop, and whose attempt it is where it is one's."""
 
-    facts: why.Blocked
+    facts: standing.Blocked
     desk: Desk | None
 
 
@@ -54,7 +54,7 @@ def holdup(watch: Watch, env: Env, loop_thread: int) -> Holdup | None:
         return None
     culprit = block.culprit
     return Holdup(
-        why.Blocked(
+        standing.Blocked(
             seconds=env.monotonic() - block.since,
             run=None if culprit.hub is None else culprit.hub.id,
             stage=culprit.stage,
@@ -70,7 +70,7 @@ def explain(actor: RunActor, held_by: Holdup | None = None) -> dict[str, Any]:
     hub = actor.hub
     # Trio's clock cannot be read from another thread; until a run has begun nothing is timed.
     now = hub.env.wall() - hub.epoch if hub.epoch else actor.began
-    facts = why.RunFacts(
+    facts = standing.RunFacts(
         run=hub.id,
         pipeline=hub.pipeline.name,
         generation=hub.ledger.generation,
@@ -97,13 +97,13 @@ def _status(ledger: Ledger) -> str:
     return "queued" if ledger.queued else "running"
 
 
-def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFacts:
+def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> standing.StageFacts:
     mailbox = actor.mailbox
     desks = actor.desks
     busy = sorted((d for d in desks if d.busy), key=lambda desk: desk.started)
     pausing = mailbox.pausing
     opening = [scope.deadline for d in desks if not d.busy and (scope := d.opening) is not None]
-    return why.StageFacts(
+    return standing.StageFacts(
         name=actor.stage.name,
         working=tuple(
             facts
@@ -115,7 +115,7 @@ def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFa
         limit=mailbox.limit,
         putters=mailbox.putters,
         pausing=tuple(
-            why.Pausing(
+            standing.Pausing(
                 item=item.number,
                 next_attempt=item.attempts + 1,
                 resumes_in=at - now,
@@ -128,13 +128,15 @@ def _stage(actor: StageActor, now: float, held_by: Holdup | None) -> why.StageFa
     )
 
 
-def _working(desk: Desk, now: float, held_by: Holdup | None, *, look: bool) -> why.Working | None:
+def _working(
+    desk: Desk, now: float, held_by: Holdup | None, *, look: bool
+) -> standing.Working | None:
     items, stage = desk.items, desk.actor.stage
     if not items:  # laid down just now
         return None
     cut_at = desk.cut_at
     key = items[0].key if len(items) == 1 else None
-    return why.Working(
+    return standing.Working(
         items=tuple(item.number for item in items),
         key=None if key is None else codec.words(key, 100),
         attempt=desk.attempt,
@@ -156,7 +158,7 @@ def _stalls_in(desk: Desk) -> float | None:
     return _left(desk.beat_at + patience, desk.actor.hub.env.monotonic())
 
 
-def _places(desk: Desk, held_by: Holdup | None) -> tuple[why.Place, ...]:
+def _places(desk: Desk, held_by: Holdup | None) -> tuple[standing.Place, ...]:
     """Look where an attempt stands: in its thread or in asyncio, else in its task."""
     if held_by is not None and held_by.desk is desk:
         return () if held_by.facts.place is None else (held_by.facts.place,)
@@ -178,25 +180,25 @@ def _of_attempt(frames: list[types.FrameType], desk: Desk) -> list[types.FrameTy
     return []
 
 
-def _source(source: SourceActor | None, now: float) -> why.Feeding | None:
+def _source(source: SourceActor | None, now: float) -> standing.Feeding | None:
     if source is None or source.exhausted_already:
         return None
     place = None if source.task is None else place_of_task(source.task)
-    return why.Feeding(gives_up_in=_left(source.gives_up_at, now), place=place)
+    return standing.Feeding(gives_up_in=_left(source.gives_up_at, now), place=place)
 
 
-def _store(recorder: Recorder) -> why.StoreFacts:
+def _store(recorder: Recorder) -> standing.StoreFacts:
     health = recorder.health()
-    return why.StoreFacts(
+    return standing.StoreFacts(
         status=health.status, rows=health.waiting, full=recorder.full, trouble=health.why
     )
 
 
-def _stopping(actor: RunActor, now: float) -> why.Stopping | None:
+def _stopping(actor: RunActor, now: float) -> standing.Stopping | None:
     if actor.asked is None:
         return None
     ending, asked_at = actor.asked
-    return why.Stopping(
+    return standing.Stopping(
         status=ending.status.value,
         message=ending.message,
         seconds=now - asked_at,

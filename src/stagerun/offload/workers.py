@@ -49,6 +49,7 @@ class Workers:
     load: dict[str, Any]
     """What a new process has to know; see ``child.py``."""
     idle: list["WorkerProcess"] = field(factory=list, init=False)
+    _ended: bool = field(default=False, init=False)
 
     def rested(self) -> "WorkerProcess | None":
         """Return a process that has nothing to do, if there is one."""
@@ -66,9 +67,22 @@ class Workers:
             return worker
         raise WorkerDied(f"{worker.name} did not start within {_START:g} s")
 
+    async def rest(self, worker: "WorkerProcess") -> None:
+        """Let a process wait for the next item, if it lives and one may come."""
+        if self._ended:
+            await worker.kill()
+        elif worker.alive:
+            self.idle.append(worker)
+
     async def end(self, *, at_once: bool) -> None:
-        """Let the processes go that rest. Ends within a second or so."""
+        """Let the processes go that rest. Ends within a second or so; nothing can cut it."""
+        self._ended = True
         resting, self.idle = self.idle, []
+        with trio.CancelScope(shield=True):
+            await self._dismiss(resting, at_once=at_once)
+
+    @staticmethod
+    async def _dismiss(resting: list["WorkerProcess"], *, at_once: bool) -> None:
         async with trio.open_nursery() as nursery:
             for worker in resting:
                 nursery.start_soon(worker.kill if at_once else worker.leave)

@@ -228,6 +228,7 @@ _ATTEMPTS: Final = Unit("attempts", _whole)
 _BYTES: Final = Unit("bytes", _whole)
 _ITEMS: Final = Unit("items", _whole)
 _RATIO: Final = Unit("ratio", _number)
+_RESUMES: Final = Unit("resumes", _whole)
 _SECONDS: Final = Unit("seconds", _number)
 _SHARE: Final = Unit("share", _number)
 _SWITCH: Final = Unit("switch", _switch)
@@ -239,6 +240,7 @@ OPTIONS: Final = (
     Option(Pipeline, "source_deadline", _SECONDS, "Longest wait for the source's next item."),
     Option(Pipeline, "grace", _SECONDS, "Time to stop by themselves for stages with a `ctx`."),
     Option(Pipeline, "on_interrupt", _WORD, "What becomes of a run whose process died."),
+    Option(Pipeline, "resumes", _RESUMES, "How often `on_interrupt` resumes a run."),
     Option(Stage, "workers", _ITEMS, "Items, or batches, under way at once."),
     Option(Stage, "deadline", _SECONDS, "An item's whole budget here, its retries included."),
     Option(Stage, "heartbeat_timeout", _SECONDS, "Longest time without a sign of life."),

@@ -198,13 +198,17 @@ def _inside(
     for table, row, parent, _ in islice(connection.execute("PRAGMA foreign_key_check"), _MOST):
         what = f"row {row} of {table} names a row of {parent} that does not exist"
         yield Finding("references", what, keep)
+    yield from _contradictions(connection)
+    yield from _owners(connection, place)
+
+
+def _contradictions(connection: sqlite3.Connection) -> Iterator[Finding]:
     for check in invariants.CHECKS:
         rows = connection.execute(check.sql).fetchmany(_MOST + 1)
         for run, what in rows[:_MOST]:
             yield Finding(check.name, what, check.advice, run)
         if len(rows) > _MOST:
             yield Finding(check.name, f"and more than {_MOST} like these", check.advice)
-    yield from _owners(connection, place)
 
 
 def _expected() -> set[tuple[str, str]]:

@@ -40,6 +40,10 @@ _SUMS = ", ".join(
 _DIFFERENCES = " OR ".join(f"s.{name} <> c.{name}" for name in _OUTCOMES)
 _TOLD = " || ', ' || ".join(f"s.{name} || ' {name} (' || c.{name} || ')'" for name in _OUTCOMES)
 
+_COMPLETE = "g.status IN ('succeeded', 'failed', 'cancelled') AND g.cause <> 'internal'"
+"""Nothing of the generation was left to be written. A cause, or a large result, is written before
+its outcome, in the same commit or the one before: a death may fall between them."""
+
 _BY_RUN = (
     "labels", "generations", "stages", "items", "results", "failures", "emissions", "members",
     "keys", "superseded", "deaths", "events", "requests",
@@ -184,19 +188,21 @@ CHECKS = (
     ),
     Check(
         "orphans",
-        """
+        f"""
         SELECT r.id, 'stage ' || f.stage || ', item ' || f.item || ' has a cause and no outcome'
-        FROM failures f JOIN runs r USING (run)
-        LEFT JOIN items i USING (run, stage, item, generation) WHERE i.outcome IS NULL
+        FROM failures f JOIN runs r USING (run) JOIN generations g USING (run, generation)
+        LEFT JOIN items i USING (run, stage, item, generation)
+        WHERE i.outcome IS NULL AND {_COMPLETE}
         """,
         _REPORT,
     ),
     Check(
         "orphans",
-        """
+        f"""
         SELECT r.id, 'stage ' || v.stage || ', item ' || v.item || ' has a result and no outcome'
-        FROM results v JOIN runs r USING (run)
-        LEFT JOIN items i USING (run, stage, item, generation) WHERE i.outcome IS NULL
+        FROM results v JOIN runs r USING (run) JOIN generations g USING (run, generation)
+        LEFT JOIN items i USING (run, stage, item, generation)
+        WHERE i.outcome IS NULL AND {_COMPLETE}
         """,
         _REPORT,
     ),

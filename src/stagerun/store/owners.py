@@ -31,8 +31,8 @@ def owner(
 
 DIED = (
     "'its process died (pid ' || o.pid || ' on ' || o.host || ')' || CASE WHEN o.memory_used >="
-    " 0.9 * o.memory_limit THEN ', probably out of memory: it used ' || o.memory_used / 1048576"
-    " || ' of ' || o.memory_limit / 1048576 || ' MB' ELSE '' END"
+    " 0.9 * o.memory_limit THEN ', probably out of memory: it used ' || (o.memory_used / 1048576)"
+    " || ' of ' || (o.memory_limit / 1048576) || ' MB' ELSE '' END"
 )
 """What is said of a run whose process has died; SQL over a row ``o`` of owners."""
 

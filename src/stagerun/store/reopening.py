@@ -142,7 +142,7 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
         JOIN stages s ON s.run = g.run AND s.generation = g.generation AND s.stage = 0
         WHERE g.status = 'interrupted' AND r.pipeline IN ({marks})
           AND CASE WHEN g.started_at IS NOT NULL
-                   THEN r.on_interrupt = 'resume' AND r.resumes > 0
+                   THEN r.on_interrupt = 'resume' AND (r.resumes > 0 OR g.cause != 'owner_died')
                    ELSE r.source = 'function'
                         OR r.source = 'stored' AND s.accepted = r.source_length END
           AND NOT EXISTS (SELECT 1 FROM requests q WHERE q.run = g.run
