@@ -303,10 +303,13 @@ async def test_a_process_stopped_by_hand_is_killed_at_its_deadline(world, tmp_pa
     await gone(pids, 2)
 
 
-async def test_a_process_that_closes_its_descriptors_is_killed(world) -> None:
-    assert await world.finish(offloaded.misbehave, [":close", ":fine"]) == ["fine"]
-    assert world.causes == ["worker_died"]
-    assert world.result.seconds < 15
+@pytest.mark.parametrize(
+    ("how", "cause"), [(":close", "deadline"), (":close and go", "worker_died")]
+)
+async def test_a_process_that_closes_its_descriptors_is_killed(world, how, cause) -> None:
+    careless = offloaded.misbehave.with_options(deadline=1.0)
+    assert await world.finish(careless, [how, ":fine"]) == ["fine"]
+    assert world.causes == [cause]
 
 
 async def test_what_a_dead_process_has_forked_dies_with_it(world, tmp_path) -> None:

@@ -449,3 +449,26 @@ async def test_a_thread_that_beats_is_left_alone_and_a_silent_one_is_cut(tmp_pat
         assert await listed(run.results()) == [1]
         release.set()
     assert sql(tmp_path / "runs.db", "SELECT cause FROM failures") == [("stalled",)]
+
+
+async def test_who_could_not_beat_because_another_blocked_the_loop_is_not_cut(tmp_path) -> None:
+    begun = trio.Event()
+
+    @stage(workers=2, heartbeat_timeout=0.6, deadline=20)
+    async def work(kind, ctx):
+        if kind == "blocks":
+            await begun.wait()
+            time.sleep(1.5)  # the subject of the test: it blocks the event loop
+            ctx.heartbeat()
+            return kind
+        for _ in range(8):
+            begun.set()
+            await trio.sleep(0.3)
+            ctx.heartbeat()
+        return kind
+
+    async with opened(tmp_path / "runs.db") as runtime:
+        run = await runtime.start(Pipeline("work", [work]), ["beats", "blocks"])
+        await run.wait()
+        results = await listed(run.results())
+    assert "beats" in results

@@ -170,7 +170,8 @@ async def test_an_overdue_run_is_ended_while_its_loop_is_still_blocked(tmp_path:
     async def guilty(item: int) -> None:
         query = "SELECT status, cause, message FROM generations WHERE finished_at > 0"
         with closing(read_only(path)) as connection:
-            until(lambda: seen or seen.extend(connection.execute(query)))
+            until(lambda: seen or connection.execute(query).fetchone())
+            seen[:] = connection.execute(query).fetchall()
 
     async with open_runtime(path) as runtime:
         run = await runtime.start(Pipeline("late", [guilty], deadline=0.3, grace=0.1), [1, 2])

@@ -16,11 +16,11 @@ from stagerun.store.page import SIZE, InFlight, Page, read_page, suspects
 
 class Worker:
     numbers: "memoryview[int]"
-    times: "memoryview[float]"
+    starts: "memoryview[float]"
 
 
 def begin(worker: Worker, slot: int, item: int, started: float = 0.0) -> None:
-    worker.numbers[slot], worker.times[slot + 1] = item, started
+    worker.numbers[slot], worker.starts[slot] = item, started
 
 
 def test_what_a_worker_has_in_hand_is_read_from_the_file_also_when_its_process_is_gone(

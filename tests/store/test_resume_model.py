@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field, frozen
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from stagerun.model.outcome import Outcome
@@ -771,6 +771,21 @@ def test_a_changed_version_repeats_its_stage_and_all_behind_it(
     prove(plan, world, (second, world), twice)
 
 
+def children_keep_their_names(before: Any, after: Any) -> bool:
+    """Whether children are known by the same idents as before; a limit of decision 4.
+
+    A key of the stage behind them names them. When that stage comes or goes, a parent that had
+    given some of them and then fails keeps those of both names.
+    """
+    for index, (old, new) in enumerate(zip(before, after, strict=False)):
+        if old == new and old[0] is Kind.MANY:
+            behind = [stages[index + 1 : index + 2] for stages in (before, after)]
+            named = [bool(stage) and stage[0][2] for stage in behind]
+            if named[0] != named[1]:
+                return False
+    return True
+
+
 @model
 @given(plans(), plans(), worlds, st.integers(0, 4), twices)
 def test_stages_may_be_added_removed_and_exchanged(
@@ -778,6 +793,7 @@ def test_stages_may_be_added_removed_and_exchanged(
 ) -> None:
     others = tuple((kind, 2, keyed) for kind, _, keyed in other.stages[kept:])
     stages = plan.stages[:kept] + others or plan.stages
+    assume(children_keep_their_names(plan.stages, stages))
     prove(plan, world, (evolve(plan, stages=stages), world), twice)
 
 

@@ -36,6 +36,9 @@ STATUS_STYLES: Final = {
 }
 _ALWAYS: Final = ("ok", "failed", "timed_out")
 """Outcomes that have a column even when all are zero."""
+_LOST: Final = ("failed", "timed_out", "crashed")
+"""Outcomes that only a resume with ``--failed`` repeats."""
+_UNDONE: Final = ("failed", "cancelled", "timed_out", "interrupted")
 _NARROW: Final = 68
 """Columns below which the table of stages is drawn without its frame and times."""
 
@@ -50,8 +53,11 @@ def print_summary(
     short = document["id"][:SHORT]
     screen.print()
     say(screen, Text.assemble(("database  ", "dim"), plain(database.absolute())))
-    for label, words in (("next      ", ("show", short)), ("          ", ("logs", short))):
-        say(screen, Text.assemble((label, "dim"), command(database, *words)))
+    label = "next"
+    for words in (("show", short), ("logs", short), _going_on(document)):
+        if words:
+            say(screen, Text.assemble((f"{label:<10}", "dim"), command(database, *words)))
+        label = ""
 
 
 def print_details(
@@ -215,7 +221,7 @@ def _print_failures(
 ) -> None:
     if not failures:
         return
-    total = sum(stage[name] for stage in stages for name in ("failed", "timed_out", "crashed"))
+    total = sum(stage[name] for stage in stages for name in _LOST)
     few = total <= len(failures)
     head = f"what did not succeed ({total:,})" if few else f"the first of {total:,} failures"
     say(screen, Text(head, style="dim"))
@@ -229,6 +235,21 @@ def _print_failures(
                 f"{tries}: {plain(item['message'])}",
             ),
         )
+
+
+def _going_on(document: dict[str, Any]) -> tuple[str, ...]:
+    """Return the words that go on with a run that has not succeeded; none if they would not do."""
+    if document["status"] not in _UNDONE or document["target"] is None:
+        return ()
+    lost, left = (
+        any(stage[name] for stage in document["stages"] for name in names)
+        for names in (_LOST, ("cancelled", "in_flight", "waiting"))
+    )
+    if lost and not left:
+        return ("resume", document["id"][:SHORT], "--failed")
+    if document["cause"] == "source_gone":  # once more it would end just so
+        return ()
+    return ("resume", document["id"][:SHORT])
 
 
 def _said(name: str) -> str:

@@ -7,10 +7,11 @@ import trio
 from attrs import define, field, frozen
 
 from stagerun import logs
+from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.env import Env
 from stagerun.engine.hub import Hub, Shared
 from stagerun.engine.intake import Order, accept
-from stagerun.engine.ledger import Ledger, Line, Snapshot
+from stagerun.engine.ledger import Ledger, Line
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.source import Source, source_of
@@ -31,6 +32,7 @@ from stagerun.rules.frontier import (
 )
 from stagerun.store import codec, frontier, questions
 from stagerun.store.driver import Store
+from stagerun.store.questions import KnownRun
 from stagerun.store.reopening import StoredRun, next_generation, stored_run
 
 __all__ = ["Admission", "Again", "Changed"]
@@ -74,16 +76,20 @@ class Admission:
     _reopening: trio.Lock = field(init=False, factory=trio.Lock)
     """Held while a generation is opened: whoever comes second finds the run under way."""
 
-    async def accept(self, order: Order, token: CancellationToken | None) -> RunActor:
+    async def accept(self, order: Order, token: CancellationToken | None) -> RunActor | Elsewhere:
         """Store a new run; with a key that was used before, return the first one.
 
         Raises:
-            UsageError: An item cannot be stored, or the key belongs to a run elsewhere.
+            UsageError: An item cannot be stored.
         """
-        identifier = self.env.new_id()
-        number = await accept(order, identifier, self.owner(), self.recorder, self.env)
-        if number is None:
-            return await self._known(order, token)
+        while True:
+            identifier = self.env.new_id()
+            number = await accept(order, identifier, self.owner(), self.recorder, self.env)
+            if number is not None:
+                break
+            known = await self._known(order, token)
+            if known is not None:  # else it was pruned just now, and its key is free again
+                return known
         pipeline, source = order.pipeline, order.source
         ledger = Ledger(
             number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
@@ -98,28 +104,25 @@ class Admission:
         self.runs[actor.hub.id] = actor
         return actor
 
-    async def _known(self, order: Order, token: CancellationToken | None) -> RunActor:
+    async def _known(
+        self, order: Order, token: CancellationToken | None
+    ) -> RunActor | Elsewhere | None:
+        """Return the run that was started with the order's key; None: it is not kept any more."""
         key = order.key
         assert key is not None  # noqa: S101 - only a key makes a start be refused
         known = await self.store.ask(questions.run_of_key(key))
-        assert known is not None  # noqa: S101 - a run is not deleted before it has ended
-        if known.pipeline != order.pipeline.name:
-            raise UsageError(f"key {key!r} belongs to a run of pipeline {known.pipeline!r}")
+        if known is None or known.pipeline != order.pipeline.name:
+            return None if known is None else self.elsewhere(known)
         if known.id in self.runs:
             return self.runs[known.id]
-        if known.ending is None:
-            raise UsageError(
-                f"key {key!r} belongs to run {known.id}, which is under way in another process:"
-                f" `stagerun watch {known.id}` follows it"
-            )
-        interrupted = known.ending.status is Status.INTERRUPTED
+        interrupted = known.ending is not None and known.ending.status is Status.INTERRUPTED
         if interrupted and order.pipeline.on_interrupt == "resume":
             return await self.reopen(known.id, Again(pipeline=order.pipeline, joins=True), token)
-        pipeline = order.pipeline
-        ledger = Ledger(known.run, known.generation, pipeline, [0] * len(pipeline.stages))
-        ledger.publish(Snapshot(known.counts, ending=known.ending))
-        hub = self._hub(known.id, ledger, order.params, token)
-        return RunActor.ended(hub, order.source, known.seconds)
+        return self.elsewhere(known, order.pipeline)
+
+    def elsewhere(self, known: KnownRun, pipeline: Pipeline | None = None) -> Elsewhere:
+        """Return what tells of a run that is not conducted here."""
+        return Elsewhere(known, self.store, pipeline)
 
     async def reopen(
         self, identifier: str, again: Again, token: CancellationToken | None

@@ -13,6 +13,7 @@ from attrs import define, field
 from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub
 from stagerun.engine.stage import StageActor
+from stagerun.errors import StoreError
 from stagerun.model.outcome import ItemCause, Outcome
 from stagerun.model.stage import Kind
 from stagerun.rules.frontier import condemned
@@ -32,14 +33,27 @@ class Backlog:
 
     hub: Hub
     actor: StageActor
-    over: trio.Event = field(factory=trio.Event)
-    """Set when all of them are in the mailbox, or the run stops."""
+    _over: trio.Event = field(init=False, factory=trio.Event)
+    _lost: StoreError | None = field(init=False, default=None)
 
     async def feed(self) -> None:
         """Put them into the mailbox, in item order, as there is room."""
-        await feed_waiting(self.hub, self.actor, below=self.hub.ledger.generation)
+        try:
+            await feed_waiting(self.hub, self.actor, below=self.hub.ledger.generation)
+        except StoreError as error:
+            self._lost = error  # raised in finished(), where the run's own task hears it
         self.actor.backlog_read()
-        self.over.set()
+        self._over.set()
+
+    async def finished(self) -> None:
+        """Wait until all of them are in the mailbox, or the run stops.
+
+        Raises:
+            StoreError: The database was lost before that.
+        """
+        await self._over.wait()
+        if self._lost is not None:
+            raise self._lost
 
 
 async def feed_waiting(hub: Hub, actor: StageActor, *, below: int) -> None:

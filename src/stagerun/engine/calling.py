@@ -146,6 +146,7 @@ async def _in_asyncio(desk: Desk, function: Callable[[], Any]) -> Any:
         if not survivor.ended and not survivor.left:
             foreign_call.give_up()
             survivor.left, survivor.cut_at, desk.runs_on = True, trio.current_time(), True
+            desk.actor.log.warning("%s does not stop; it is left behind", survivor)
             hub.leave_behind(survivor)
             trio.lowlevel.reschedule(waiter)
 

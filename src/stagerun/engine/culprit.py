@@ -16,7 +16,7 @@ from stagerun.logs import RunLog
 if TYPE_CHECKING:
     from stagerun.engine.desk import Desk
 
-__all__ = ["Culprit", "culprit", "is_foreign"]
+__all__ = ["Culprit", "culprit", "is_foreign", "suspect"]
 
 
 @frozen(eq=False)
@@ -71,6 +71,15 @@ def culprit(thread: int) -> Culprit:
             return Culprit(*_where(user or innermost), reader._hub)  # noqa: SLF001 - it has no reader but this
         frame = frame.f_back
     return Culprit(*_where(user or innermost))
+
+
+def suspect(desk: "Desk") -> Culprit:
+    """Return what is known of an attempt that was not caught in the act: its stage's function."""
+    actor, code = desk.actor, getattr(desk.actor.stage.function, "__code__", None)
+    place = "an unknown place" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+    function = "?" if code is None else code.co_qualname
+    item = desk.items[0].number if desk.items else None
+    return Culprit(place, function, actor.hub, actor.stage.name, item, desk)
 
 
 def is_foreign(file: str) -> bool:

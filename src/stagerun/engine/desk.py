@@ -36,6 +36,8 @@ class Item:
         "waited",
     )
 
+    pauses_for: str
+
     def __init__(self, number: int, value: Any, key: Any = None) -> None:
         self.number = number
         self.value = value
@@ -85,13 +87,13 @@ class Desk:
         "slot",
         "stalled",
         "started",
+        "starts",
         "task",
         "thread",
-        "times",
     )
 
     numbers: "memoryview[int]"
-    times: "memoryview[float]"
+    starts: "memoryview[float]"
 
     def __init__(self, actor: "StageActor") -> None:
         self.actor = actor
@@ -171,7 +173,7 @@ class Desk:
                 limit = min(limit, self.actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
         self.ctx, self.runs_on, self.owed = None, False, 0.0
-        self.numbers[self.slot], self.times[self.slot + 1] = items[0].number, now
+        self.numbers[self.slot], self.starts[self.slot] = items[0].number, now
         if self.actor.stage.batch is not None:
             page = self.actor.hub.store.page
             page.show(self, [item.number for item in items], now)
@@ -189,8 +191,10 @@ class Desk:
     def owe(self, seconds: float) -> None:
         """Hear that others have blocked the event loop for so long; it shall not be cut for that.
 
-        The scope may not fire by itself now: when the deadline falls due, the actor decides.
+        The scope may not fire by itself now: when the deadline falls due, the actor decides. Nor
+        could it show a sign of life meanwhile.
         """
+        self.beat_at += seconds
         if self.busy and self.cut_at is None and self.deadline != math.inf:
             self.owed += seconds
             self.bound = self.scope.deadline = max(self.bound, self.deadline) + self.owed

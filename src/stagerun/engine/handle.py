@@ -1,43 +1,56 @@
 """The handle of a run, as ``start()`` returns it."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
 
-from stagerun.engine.asking import tell_story
+from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.ledger import Snapshot
-from stagerun.engine.requests import hold, live
 from stagerun.engine.run import RunActor
+from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 from stagerun.store.documents import run_document
+from stagerun.store.driver import Store
 
 __all__ = ["Run"]
 
 
-class Run:
-    """A run of this process. Everything it tells is committed."""
+class _Host(Protocol):
+    """The runtime, as the handle of a run needs it."""
 
-    def __init__(self, actor: RunActor, resume: Callable[..., Awaitable["Run"]]) -> None:
+    async def cancel(self, run: str, reason: str) -> dict[str, Any]: ...
+
+    async def why(self, run: str) -> dict[str, Any]: ...
+
+    async def resume(
+        self, run: str, pipeline: Pipeline | None, *, failed: bool, items: Any
+    ) -> "Run": ...
+
+
+class Run:
+    """One generation of a run, of this process or another. Everything it tells is committed."""
+
+    def __init__(self, actor: RunActor | Elsewhere, store: Store, host: _Host) -> None:
         self._actor = actor
-        self._resume = resume
+        self._store = store
+        self._host = host
 
     @property
     def id(self) -> str:
         """The run's identifier: 128 bits, in hexadecimal."""
-        return self._actor.hub.id
+        return self._actor.id
 
     @property
     def status(self) -> str:
         """The committed status, for example ``running``."""
         ending = self._snapshot.ending
         if ending is None:
-            waits = self._actor.hub.ledger.queued
-            return Status.QUEUED.value if waits else Status.RUNNING.value
+            return Status.QUEUED.value if self._actor.queued else Status.RUNNING.value
         return ending.status.value
 
     @property
     def generation(self) -> int:
         """Which generation of the run this is, from 1. A resume opens the next one."""
-        return self._actor.hub.ledger.generation
+        return self._actor.generation
 
     @property
     def percent(self) -> float | None:
@@ -58,13 +71,14 @@ class Run:
 
     @property
     def _snapshot(self) -> Snapshot:
-        return self._actor.hub.ledger.published
+        return self._actor.snapshot
 
     async def wait(self) -> Result:
         """Wait until the generation has ended and return how. Cancelling the wait changes nothing.
 
         Raises:
             StoreError: The database was lost before the ending could be written.
+            RuntimeClosedError: The run is another process's, and the runtime was left before.
         """
         await self._actor.done.wait()
         return self._actor.result()
@@ -77,17 +91,18 @@ class Run:
             cause: Who asks: ``REQUESTED``, or ``SIGNAL`` for a program that was told to.
         """
         actor = self._actor
-        if not actor.done.is_set():
-            actor.stop(Ending(Status.CANCELLED, cause, reason))
-            if not actor.hub.ledger.queued:
-                await actor.hub.recorder.flush(actor.hub.ledger)
+        if actor.done.is_set():
+            return
+        if isinstance(actor, Elsewhere):
+            await self._host.cancel(actor.id, reason)
+            return
+        actor.stop(Ending(Status.CANCELLED, cause, reason))
+        if not actor.queued:
+            await actor.hub.recorder.flush(actor.hub.ledger)
 
     async def why(self) -> dict[str, Any]:
         """Tell why the run stands where it does: what it waits for, and what will end the wait."""
-        hub = self._actor.hub
-        if not self._actor.done.is_set():
-            return await live(self._actor)
-        return await hold(tell_story(self.id), hub.store, hub.recorder)
+        return await self._host.why(self.id)
 
     async def resume(self, *, failed: bool = False) -> "Run":
         """Go on with the run in a new generation, once this one has ended.
@@ -98,9 +113,13 @@ class Run:
         Raises:
             UsageError: It has not ended, or there is nothing to resume.
         """
-        pipeline = self._actor.hub.pipeline
-        items = self._actor.source.items if self._actor.source.kind == "function" else None
-        return await self._resume(self.id, pipeline, failed=failed, items=items)
+        actor, items = self._actor, None
+        if isinstance(actor, Elsewhere):
+            pipeline = actor.declared
+        else:
+            pipeline = actor.hub.pipeline
+            items = actor.source.items if actor.source.kind == "function" else None
+        return await self._host.resume(self.id, pipeline, failed=failed, items=items)
 
     def results(self) -> AsyncIterator[Any]:
         """Iterate over the last stage's stored results so far, in item order."""
@@ -108,4 +127,4 @@ class Run:
 
     async def document(self) -> dict[str, Any]:
         """Return the run's document, as ``stagerun show --json`` gives it."""
-        return await self._actor.hub.store.ask(run_document(self.id))
+        return await self._store.ask(run_document(self.id))

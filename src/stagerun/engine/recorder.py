@@ -81,6 +81,8 @@ class Recorder:
         self._broken: StoreError | None = None
         self.lateness: Callable[[Any], float] = lambda _desk: 0.0
         """Written by: the watch. Seconds for which others block the event loop at a desk's cost."""
+        self.long_attempt: Callable[[Any], None] = lambda _desk: None
+        """Written by: the watch. Hears that an attempt which took its time has ended just now."""
         self.blocked: Callable[[], str | None] = lambda: None
         """Written by: the watch. Says who blocks the event loop just now."""
 

@@ -66,7 +66,7 @@ class RunActor:
         self.actors: list[StageActor] = []
         self.feeder: SourceActor | None = None
         self.begun = False
-        """Set when it is conducted, or had ended before."""
+        """Set when it is conducted."""
         self.done = trio.Event()
         """Set when the ending is committed, or known never to be."""
         self.error: StoreError | None = None
@@ -83,13 +83,30 @@ class RunActor:
         self._suspects: Suspects
         self._backlogs: dict[int, Backlog] = {}
 
-    @classmethod
-    def ended(cls, hub: Hub, source: Source, seconds: float) -> "RunActor":
-        """Return the actor of a run that had ended before; it only tells how."""
-        actor = cls(hub, source)
-        actor.begun, actor._seconds = True, seconds
-        actor.done.set()
-        return actor
+    @property
+    def id(self) -> str:
+        """The run's identifier."""
+        return self.hub.id
+
+    @property
+    def pipeline_name(self) -> str:
+        """The name of its pipeline."""
+        return self.hub.pipeline.name
+
+    @property
+    def generation(self) -> int:
+        """The generation that is conducted."""
+        return self.hub.ledger.generation
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is committed."""
+        return self.hub.ledger.published
+
+    @property
+    def queued(self) -> bool:
+        """Whether it waits for its turn."""
+        return self.hub.ledger.queued
 
     # -- the life of a run ----------------------------------------------------------------------
 
@@ -231,7 +248,7 @@ class RunActor:
             await actor.form_groups()
             await feed_waiting(self.hub, actor, below=self.hub.ledger.generation + 1)
         elif actor.index in self._backlogs:
-            await self._backlogs[actor.index].over.wait()
+            await self._backlogs[actor.index].finished()
         actor.close()
         await actor.drained.wait()
         await self.hub.recorder.flush(self.hub.ledger)

@@ -7,6 +7,7 @@ from attrs import define, field
 
 from stagerun import logs
 from stagerun.engine.desk import Desk
+from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.hub import Hub
 from stagerun.engine.run import RunActor
 from stagerun.model.status import Cause, Ending, Status
@@ -19,8 +20,8 @@ _SHUT_DOWN = Ending(
 _NAME_EVERY = 5.0
 """Seconds between two lines that name what keeps the runtime from being left."""
 
-Make = Callable[[], Awaitable[RunActor]]
-"""Stores a run and returns its actor."""
+Make = Callable[[], Awaitable[RunActor | Elsewhere]]
+"""Stores a run and returns its actor, or finds it elsewhere."""
 
 
 @define(eq=False)
@@ -29,7 +30,7 @@ class _Birth:
 
     key: str | None
     over: trio.Event = field(factory=trio.Event)
-    actor: RunActor | None = None
+    actor: RunActor | Elsewhere | None = None
     error: BaseException | None = None
 
 
@@ -48,8 +49,9 @@ class Runs:
         self._keyed: dict[str, _Birth] = {}
         """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
+        self._followed: dict[Elsewhere, None] = {}
 
-    async def born(self, make: Make, key: str | None = None) -> RunActor:
+    async def born(self, make: Make, key: str | None = None) -> RunActor | Elsewhere:
         """Have a run made and conducted; return its actor, or raise what kept it from being made.
 
         While one is being made with *key*, a second asking gets the same.
@@ -74,7 +76,9 @@ class Runs:
             try:
                 birth.actor = actor = await make()
                 birth.over.set()
-                if not actor.begun:
+                if isinstance(actor, Elsewhere):
+                    await self._follow(actor)
+                elif not actor.begun:
                     trio.lowlevel.current_task().name = f"run {actor.hub.id}"
                     if self.closing:
                         actor.stop(_SHUT_DOWN)
@@ -89,6 +93,15 @@ class Runs:
                 if birth.key is not None:
                     self._keyed.pop(birth.key, None)
                 self._quiet.unpark_all()
+
+    async def _follow(self, actor: Elsewhere) -> None:
+        """Keep what is known of a run of another process up to date, as long as that runs."""
+        if not self.closing:
+            self._followed[actor] = None
+            try:
+                await actor.follow()
+            finally:
+                del self._followed[actor]
 
     async def _conduct(self, actor: RunActor) -> None:
         try:
@@ -124,6 +137,8 @@ class Runs:
         self.closing = True
         for actor in [*self.actors.values()]:
             actor.stop(_SHUT_DOWN)
+        for other in [*self._followed]:
+            other.let_go()
         return max((a.hub.pipeline.grace for a in self.actors.values()), default=0.0)
 
     async def all_ended(self) -> None:

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
+from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
 from stagerun.engine.health import Health
@@ -25,6 +26,7 @@ from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageE
 from stagerun.model.pipeline import Pipeline
 from stagerun.rules.retention import Keep
 from stagerun.rules.settings import apply_settings, unknown_settings
+from stagerun.store import questions
 from stagerun.store.driver import Store
 from stagerun.store.reopening import stored_run
 from stagerun.store.retention import Prunable
@@ -144,10 +146,31 @@ class Runtime:
             concurrency=concurrency,
         )
         actor = await self._runs.born(partial(self._admission.accept, order, token), key)
-        if actor.hub.pipeline.name != pipeline.name:
-            name = actor.hub.pipeline.name
-            raise UsageError(f"key {key!r} belongs to a run of pipeline {name!r}")
-        return Run(actor, self.resume)
+        if actor.pipeline_name != pipeline.name:
+            raise UsageError(f"key {key!r} belongs to a run of pipeline {actor.pipeline_name!r}")
+        return Run(actor, self._store, self)
+
+    async def find(self, run: str) -> Run:
+        """Return the handle of a run, of this process or any other, under way or ended.
+
+        Args:
+            run: The run's identifier, or the beginning of it.
+
+        Raises:
+            RuntimeClosedError: The runtime is being left.
+            UsageError: There is no such run, or more than one.
+        """
+        if self._runs.closing:
+            raise RuntimeClosedError("the runtime is being left")
+        known = await self._store.ask(questions.run_of_id(run))
+        if known.id in self._runs.actors:
+            return Run(self._runs.actors[known.id], self._store, self)
+        seen = self._admission.elsewhere(known, self._known.get(known.pipeline))
+
+        async def make() -> Elsewhere:
+            return seen
+
+        return Run(await self._runs.born(make), self._store, self)
 
     async def resume(
         self,
@@ -189,7 +212,7 @@ class Runtime:
             )
         again = Again(pipeline=self._settled(known), failed=failed, changed=changed, items=items)
         actor = await self._runs.born(partial(self._admission.reopen, stored.id, again, token))
-        return Run(actor, self.resume)
+        return Run(actor, self._store, self)
 
     async def prune(
         self, *, runs: int | None = None, days: float | None = None

@@ -21,6 +21,8 @@ __all__ = ["PLAIN", "SUPERSEDED", "Settling"]
 
 PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
+_LONG = 0.1
+"""Seconds of an attempt from which on it may have blocked the event loop, or have suffered."""
 SUPERSEDED = Ended(Outcome.SKIPPED, ItemCause.SUPERSEDED, "its parent gave something else")
 
 
@@ -66,8 +68,10 @@ class Settling:
     ) -> None:
         """Decide what becomes of an item after an attempt, and do it."""
         now = trio.current_time()
-        if now >= desk.deadline and desk.cut_at is None:
-            desk.forgive(now)
+        if now - desk.started > _LONG:
+            self.hub.recorder.long_attempt(desk)
+            if now >= desk.deadline and desk.cut_at is None:
+                desk.forgive(now)
         if item.number in self._voided:
             self._voided.discard(item.number)
             self.fail(item, SUPERSEDED, None)

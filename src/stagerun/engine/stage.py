@@ -221,6 +221,8 @@ class StageActor(Settling):
         for desk in self._desks:
             if desk.busy and desk.cut_at is None:
                 left = desk.beat_at + patience - clock
+                if left <= _INSTANT:  # unless it could not beat: others block the loop just now
+                    left += self.hub.recorder.lateness(desk)
                 if left > _INSTANT:
                     due = min(due, now + left)
                     continue

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 from attrs import frozen
 
-from stagerun.engine.culprit import Culprit, culprit
+from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
 from stagerun.engine.ledger import Line
 from stagerun.engine.recorder import Recorder
@@ -80,11 +80,13 @@ class Watch(trio.abc.Instrument):
         self._desks = desks
         self._threshold = seconds_setting(env.environ, "STAGERUN_BLOCKED_AFTER", 0.25)
         self._thread = threading.get_ident()
+        self._clock = env.monotonic  # found faster: it is asked with every wait of the loop
         now = env.monotonic()
         self._epoch = trio.current_time() - now
         # Written by: the event loop's thread.
         self._busy_since = now  # 0.0 while it waits for input and output
         self._waits_since = 0.0
+        self._suspect: Culprit | None = None
         # Written by: the store's thread.
         self._looked_at, self._cpu_at = now, env.cpu()
         self._reported: Block | None = None  # taken by the loop when it gets on
@@ -101,6 +103,7 @@ class Watch(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
             self._recorder.lateness = self.lateness
             self._recorder.blocked = self.blocker
+            self._recorder.long_attempt = self.settled
 
     def end(self) -> None:
         """Watch no more."""
@@ -110,23 +113,33 @@ class Watch(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Hear that the loop has nothing more to do just now."""
-        now = self._env.monotonic()
+        now = self._clock()
         since, self._busy_since, self._waits_since = self._busy_since, 0.0, now
         if now - since > self._threshold:
             self._note_end(since, now - since)
             innocent = [desk for desk in self._desks() if desk not in self._culprits]
-            self._culprits = []
+            self._culprits, self._suspect = [], None
             self._owe(innocent, since, now)
 
     def after_io_wait(self, timeout: float) -> None:
         """Hear that it goes on. Had it to wait for longer than it wanted, the process stood."""
-        self._busy_since = now = self._env.monotonic()
+        self._busy_since = now = self._clock()
         if now - self._waits_since > timeout + self._threshold:
             self._owe(self._desks(), self._waits_since + timeout, now)
 
     def _owe(self, desks: "Iterable[Desk]", since: float, now: float) -> None:
         for desk in desks:
             desk.owe(now - max(since, desk.started - self._epoch))
+
+    def settled(self, desk: "Desk") -> None:
+        """Hear that an attempt has ended. The first one after a block is suspected of it.
+
+        For C code that held the interpreter: the look that was to catch it may come too late.
+        """
+        since = self._busy_since
+        late = since and self._env.monotonic() - since > self._threshold
+        if late and not self._culprits and self._suspect is None:
+            self._suspect = suspect(desk)
 
     def lateness(self, desk: "Desk") -> float:
         """Return the seconds for which others have blocked the loop up to this moment.
@@ -189,7 +202,15 @@ class Watch(trio.abc.Instrument):
     def _note_end(self, since: float, seconds: float) -> None:
         """Say how long a block was that had been reported. The event loop's thread."""
         block, self._reported = self._reported, None
-        if block is None or block.since != since or not self._room():
+        if block is None or block.since != since:
+            if self._suspect is not None and self._room():
+                self._told.append(self._env.monotonic())
+                who = self._suspect
+                words = (_UNSEEN, who, seconds, who.function, who.place)
+                self._say(RunLog.warning, who.log(self._env), *words, item=who.item)
+                self._keep(who, {"ended": True, "held": False, "seconds": round(seconds, 3)})
+            return
+        if not self._room():
             return
         if block.held and seconds - block.seconds < self._threshold:
             return  # it was over when it was reported
@@ -230,5 +251,9 @@ class Watch(trio.abc.Instrument):
 
 _BLOCKS = "%s blocks the event loop, for %.2f s now, at %s in %s"
 _HELD = "%s held the interpreter for %.2f s (C code), at %s in %s: nothing could run beside it"
+_UNSEEN = (
+    "%s seems to have blocked the event loop for %.3f s, somewhere in %s (%s): it was over before"
+    " anybody could look"
+)
 _OVER = "%s blocked the event loop for %.3f s; it goes on"
 _STOOD = "the process stood still for %.2f s: it was stopped, or got no processor"

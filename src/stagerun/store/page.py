@@ -62,7 +62,8 @@ class Holder(Protocol):
     """Who holds slots; told when the page moves."""
 
     numbers: "memoryview[int]"
-    times: "memoryview[float]"
+    starts: "memoryview[float]"
+    """One word further on: a slot's number and start have the same index."""
 
 
 class Page:
@@ -76,7 +77,7 @@ class Page:
         self._free = list(range(_SLOTS, 0, -1))
         self._holders: dict[Holder, tuple[int, ...]] = {}
         self._mapped: mmap.mmap | None = None
-        self.numbers, self.times = _views(memoryview(bytearray(SIZE)))
+        self.numbers, self.times, self._starts = _views(memoryview(bytearray(SIZE)))
         self._head()
 
     def _head(self) -> None:
@@ -97,18 +98,18 @@ class Page:
             os.close(descriptor)
         before, self._mapped = self._mapped, mapped
         mapped[:] = bytes(self.numbers)
-        self.numbers, self.times = _views(memoryview(mapped))
+        self.numbers, self.times, self._starts = _views(memoryview(mapped))
         for holder in [*self._holders]:
-            holder.numbers, holder.times = self.numbers, self.times
+            holder.numbers, holder.starts = self.numbers, self._starts
         self._head()
         del before  # unmapped with the last view of it
 
     def let_go(self) -> None:
         """Speak to nobody from now on: in a forked child, or when the owner has ended."""
-        numbers, times = _views(memoryview(bytearray(SIZE)))
-        self.numbers, self.times = numbers, times
+        numbers, times, starts = _views(memoryview(bytearray(SIZE)))
+        self.numbers, self.times, self._starts = numbers, times, starts
         for holder in [*self._holders]:
-            holder.numbers, holder.times = numbers, times
+            holder.numbers, holder.starts = numbers, starts
         self._mapped = None
 
     # -- slots: the event loop's thread ---------------------------------------------------------
@@ -120,7 +121,7 @@ class Page:
         """
         slots = tuple(self._free.pop() for _ in range(min(count, len(self._free))))
         self._holders[holder] = slots
-        holder.numbers, holder.times = self.numbers, self.times
+        holder.numbers, holder.starts = self.numbers, self._starts
         for slot in slots:
             word = _word(slot)
             self.numbers[word + _GENERATION], self.numbers[word + _STAGE] = generation, stage
@@ -209,8 +210,10 @@ def _word(slot: int) -> int:
     return _HEAD + _SLOT * slot
 
 
-def _views(buffer: memoryview) -> "tuple[memoryview[int], memoryview[float]]":
+def _views(
+    buffer: memoryview,
+) -> "tuple[memoryview[int], memoryview[float], memoryview[float]]":
     if sys.byteorder != "little":
         raise NotImplementedError("the live page needs a little-endian machine")
     flat = buffer.cast("B")
-    return flat.cast("q"), flat.cast("d")
+    return flat.cast("q"), flat.cast("d"), flat[8 * _STARTED :].cast("d")

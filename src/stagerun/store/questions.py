@@ -4,57 +4,118 @@ Each answer is one page of rows at most, found by key, and no cursor stays open 
 """
 
 import sqlite3
+from typing import Any
 
 from attrs import frozen
 
+from stagerun.errors import UsageError
 from stagerun.model.outcome import Outcome
+from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Status
+from stagerun.store.documents import find_run
 from stagerun.store.driver import Question
 
 __all__ = [
     "KnownRun",
     "SettledRun",
     "ending_of",
+    "generation_of",
     "is_running",
     "open_owners",
+    "run_of_id",
     "run_of_key",
     "settled_runs",
     "turn_of",
 ]
 
 
-@frozen
+@frozen(kw_only=True)
 class KnownRun:
-    """A run that is on disk already, and how it ended if it has."""
+    """One generation of a run, as it stands on disk."""
 
     id: str
     pipeline: str
     run: int
     generation: int
+    status: Status
     ending: Ending | None
     counts: tuple[Counts, ...]
+    kinds: tuple[Kind, ...]
+    percent: float | None
+    source_length: int | None
     seconds: float
+    """From its creation to its end, or to its last commit."""
 
 
 def run_of_key(request_key: str) -> Question[KnownRun | None]:
-    """Ask which run was started with an idempotency key."""
+    """Ask which run was started with an idempotency key; None: no run that is still kept."""
+    where = "r.request_key = ? AND g.generation = r.generation"
+    return lambda connection: _known(connection, where, (request_key,))
 
-    def ask(connection: sqlite3.Connection) -> KnownRun | None:
-        row = connection.execute(
-            "SELECT r.id, r.pipeline, r.run, r.generation, g.status, g.cause, g.message,"
-            " g.error_code, (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
-            " FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation"
-            " WHERE r.request_key = ?",
-            (request_key,),
-        ).fetchone()
-        if row is None:
-            return None
-        identifier, pipeline, run, generation, status, cause, message, code, seconds = row
-        ending = None if cause is None else Ending(Status(status), Cause(cause), message, code)
-        counts = _counts(connection, run, generation)
-        return KnownRun(identifier, pipeline, run, generation, ending, counts, seconds)
+
+def run_of_id(identifier: str) -> Question[KnownRun]:
+    """Ask for a run by its identifier or the beginning of it.
+
+    Raises:
+        UsageError: There is no such run, or more than one.
+    """
+
+    def ask(connection: sqlite3.Connection) -> KnownRun:
+        number = find_run(connection, identifier)
+        known = _known(connection, "r.run = ? AND g.generation = r.generation", (number,))
+        assert known is not None  # noqa: S101 - found in the same transaction's view, or pruned
+        return known
 
     return ask
+
+
+def generation_of(run: int, generation: int) -> Question[KnownRun]:
+    """Ask for one generation.
+
+    Raises:
+        UsageError: It is not kept any more.
+    """
+
+    def ask(connection: sqlite3.Connection) -> KnownRun:
+        known = _known(connection, "r.run = ? AND g.generation = ?", (run, generation))
+        if known is None:
+            raise UsageError("the run has ended and is not kept any more")
+        return known
+
+    return ask
+
+
+def _known(
+    connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]
+) -> KnownRun | None:
+    row = connection.execute(
+        "SELECT r.id, r.pipeline, r.run, g.generation, g.status, g.cause, g.message,"
+        " g.error_code, g.percent, r.source_length,"
+        " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
+        f" FROM runs r JOIN generations g ON g.run = r.run WHERE {where}",  # noqa: S608 - constants
+        parameters,
+    ).fetchone()
+    if row is None:
+        return None
+    identifier, pipeline, run, generation, status, cause, message, code, *rest = row
+    percent, source_length, seconds = rest
+    kinds = connection.execute(
+        "SELECT kind FROM stages WHERE run = ? AND generation = ? ORDER BY stage",
+        (run, generation),
+    )
+    return KnownRun(
+        id=identifier,
+        pipeline=pipeline,
+        run=run,
+        generation=generation,
+        status=Status(status),
+        ending=None if cause is None else Ending(Status(status), Cause(cause), message, code),
+        counts=_counts(connection, run, generation),
+        kinds=tuple(Kind(kind) for (kind,) in kinds.fetchall()),
+        percent=percent,
+        source_length=source_length,
+        seconds=seconds,
+    )
 
 
 def ending_of(run: int, generation: int) -> Question[Ending | None]:
