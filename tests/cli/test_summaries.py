@@ -62,6 +62,11 @@ def test_a_run_with_items_left_goes_on_with_them(failed: Path, status: str, name
     assert changed == [*LOOK, "resume RUN"]
 
 
+@pytest.mark.parametrize("length", [None, 3])
+def test_a_source_that_was_not_read_to_its_end_is_read_on(failed: Path, length: int | None) -> None:
+    assert proposals(failed, source_length=length) == [*LOOK, "resume RUN"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -458,7 +458,7 @@ async def test_who_could_not_beat_because_another_blocked_the_loop_is_not_cut(tm
     async def work(kind, ctx):
         if kind == "blocks":
             await begun.wait()
-            time.sleep(1.5)  # the subject of the test: it blocks the event loop
+            time.sleep(1.5)  # noqa: ASYNC251 - the subject of the test: it blocks the loop
             ctx.heartbeat()
             return kind
         for _ in range(8):

@@ -36,8 +36,10 @@ STATUS_STYLES: Final = {
 }
 _ALWAYS: Final = ("ok", "failed", "timed_out")
 """Outcomes that have a column even when all are zero."""
+_LEFT: Final = ("cancelled", "in_flight", "waiting")
+"""What every resume goes on with."""
 _LOST: Final = ("failed", "timed_out", "crashed")
-"""Outcomes that only a resume with ``--failed`` repeats."""
+"""What only a resume with ``--failed`` repeats."""
 _UNDONE: Final = ("failed", "cancelled", "timed_out", "interrupted")
 _NARROW: Final = 68
 """Columns below which the table of stages is drawn without its frame and times."""
@@ -241,13 +243,13 @@ def _going_on(document: dict[str, Any]) -> tuple[str, ...]:
     """Return the words that go on with a run that has not succeeded; none if they would not do."""
     if document["status"] not in _UNDONE or document["target"] is None:
         return ()
-    lost, left = (
-        any(stage[name] for stage in document["stages"] for name in names)
-        for names in (_LOST, ("cancelled", "in_flight", "waiting"))
-    )
-    if lost and not left:
+    stages, length = document["stages"], document["source_length"]
+    gone = document["cause"] == "source_gone"
+    left = not gone and (length is None or stages[0]["accepted"] < length)
+    left = left or any(stage[name] for stage in stages for name in _LEFT)
+    if not left and any(stage[name] for stage in stages for name in _LOST):
         return ("resume", document["id"][:SHORT], "--failed")
-    if document["cause"] == "source_gone":  # once more it would end just so
+    if gone and not left:  # it would end just so once more
         return ()
     return ("resume", document["id"][:SHORT])
 

@@ -24,26 +24,20 @@ from typing import Any
 import trio
 from attrs import evolve
 
-from stagerun.engine.backlog import Backlog, Suspects, backlogs_of, feed_waiting
+from stagerun.engine.crew import Crew
 from stagerun.engine.hub import Hub
-from stagerun.engine.kinds import CollectActor, actor_for
 from stagerun.engine.ledger import Post, Snapshot
-from stagerun.engine.source import Source, SourceActor
-from stagerun.engine.stage import StageActor
+from stagerun.engine.source import Source
 from stagerun.engine.turn import Turn, end_in_line, has_turn, take_turn
 from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
-from stagerun.model.stage import Kind
-from stagerun.model.status import Cause, Counts, Ending, Result, Status
-from stagerun.rules.lifecycle import conclude, stage_status
+from stagerun.model.status import Cause, Ending, Result, Status
+from stagerun.rules.lifecycle import conclude
 from stagerun.rules.verdict import Stop
 from stagerun.store import codec, frontier, questions, writes
 
 __all__ = ["RunActor"]
-
-_MARGIN = 0.5
-"""Seconds beyond the grace after which a run's ending is written whatever still runs."""
 
 _VOICE = {Status.SUCCEEDED: RunLog.info, Status.CANCELLED: RunLog.warning}
 """How loudly an ending is said; the others are errors."""
@@ -63,8 +57,8 @@ class RunActor:
         self.source = source
         self.turn = turn
         hub.ledger.queued = turn is not None
-        self.actors: list[StageActor] = []
-        self.feeder: SourceActor | None = None
+        self.crew: Crew | None = None
+        """Its source and stages, once it is under way."""
         self.begun = False
         """Set when it is conducted."""
         self.done = trio.Event()
@@ -78,10 +72,6 @@ class RunActor:
         """Set when it is asked to stop."""
         self._began = 0.0
         self._seconds = 0.0
-        self._commit = trio.Event()
-        """Set at the next commit."""
-        self._suspects: Suspects
-        self._backlogs: dict[int, Backlog] = {}
 
     @property
     def id(self) -> str:
@@ -151,11 +141,11 @@ class RunActor:
         again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
         hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
         async with trio.open_nursery() as nursery:
-            source = self._cast(nursery)
+            self.crew = crew = Crew(hub, self.source, nursery)
             try:
-                ending = await self._work(source, nursery)
+                ending = await self._work(crew)
             except BaseException:
-                self._drop(source)
+                crew.drop()
                 raise
         await self._write_ending(ending)
 
@@ -181,92 +171,20 @@ class RunActor:
         ending = await self.hub.store.ask(questions.ending_of(ledger.run, ledger.generation))
         ledger.publish(Snapshot(ledger.published.counts, ending=ending))
 
-    def _drop(self, source: SourceActor) -> None:
-        """Stop all work without a word: the database, or the engine itself, has failed."""
-        self.hub.stop = self.hub.stop or Stop.RUN_FAILED
-        source.stop()
-        for actor in self.actors:
-            actor.stop(at_once=True)
-
-    def _cast(self, nursery: trio.Nursery) -> SourceActor:
-        """Make the stage actors, each knowing the one behind it, and the source before them."""
-        stages = enumerate(self.hub.pipeline.stages)
-        self.actors = [actor_for(stage, index, self.hub, nursery) for index, stage in stages]
-        for actor, follower in zip(self.actors, self.actors[1:], strict=False):
-            actor.follower = follower
-        self._suspects = Suspects(self.hub, self.actors, self.quiet)
-        self._backlogs = backlogs_of(self.hub, self.actors, self.source.kind)
-        self.feeder = SourceActor(self.source, self.hub, self.actors[0], self._suspects)
-        return self.feeder
-
-    async def _go_on(self) -> None:
-        """Begin where the earlier generations ended: their numbers, and their suspects first."""
-        hub = self.hub
-        for actor in self.actors:
-            if actor.stage.kind is Kind.MANY:
-                question = frontier.last_number(hub.ledger.run, actor.index + 1)
-                actor.children = await hub.store.ask(question)
-        await self._suspects.go_first(read_again=self.source.kind == "function")
-
-    async def _work(self, source: SourceActor, nursery: trio.Nursery) -> Ending:
-        """Feed and drain under the run's deadline; return how the run ends."""
-        limit = self.hub.pipeline.deadline
-        deadline = math.inf if limit is None else self._began + limit
+    async def _work(self, crew: Crew) -> Ending:
+        """Work under the run's deadline; return how the run ends."""
         with self._scope:
-            self._scope.deadline = deadline
+            self._scope.deadline = self.deadline
             if self._asked is None:
-                if self.hub.ledger.generation > 1:
-                    await self._go_on()
-                source.start()
-                for index, backlog in self._backlogs.items():
-                    name = f"backlog of stage {self.actors[index].stage.name}"
-                    nursery.start_soon(backlog.feed, name=name)
-                await source.exhausted()
-                for actor in self.actors:
-                    await self._drain(actor)
-                await self._take_back_descendants()
-                await self._leave(source)
+                await crew.work()
         if self._asked is None and self._scope.cancelled_caught:
-            message = f"the run's deadline of {limit:g} s passed"
+            message = f"the run's deadline of {self.hub.pipeline.deadline:g} s passed"
             self.stop(Ending(Status.TIMED_OUT, Cause.RUN_DEADLINE, message))
         if self._asked is not None:
-            await self._halt(source)
+            at_once = self._asked.status in (Status.TIMED_OUT, Status.FAILED)
+            await crew.halt(self._asked_at, at_once=at_once)
             return self._asked
-        return conclude(self.hub.pipeline, self.hub.ledger.published.counts, source.broken)
-
-    async def _leave(self, source: SourceActor) -> None:
-        """Let the source close what it has opened for the run."""
-        source.over.set()
-        with trio.move_on_after(self.hub.pipeline.source_deadline + self.hub.pipeline.grace):
-            await source.gone.wait()
-        source.abandon()
-
-    async def _drain(self, actor: StageActor) -> None:
-        """Wait until nothing is left to do in a stage. A collect stage begins only now."""
-        if isinstance(actor, CollectActor):
-            await self._take_back_descendants()
-            await actor.form_groups()
-            await feed_waiting(self.hub, actor, below=self.hub.ledger.generation + 1)
-        elif actor.index in self._backlogs:
-            await self._backlogs[actor.index].finished()
-        actor.close()
-        await actor.drained.wait()
-        await self.hub.recorder.flush(self.hub.ledger)
-        self._finish_stage(actor, self.hub.ledger.published.counts[actor.index], None)
-
-    async def _take_back_descendants(self) -> None:
-        """Let nothing count that was made of superseded items, however far behind them it is."""
-        hub = self.hub
-        kinds = [stage.kind for stage in hub.pipeline.stages]
-        for statement in frontier.supersede_descendants(hub.ledger.run, kinds):
-            hub.post(Post.STATEMENT, statement)
-        await hub.recorder.flush(hub.ledger)
-
-    async def quiet(self) -> None:
-        """Wait until nothing of this run is under way, waits or pauses; or until it stops."""
-        while self.hub.stop is None and not all(actor.idle for actor in self.actors):
-            self._commit = trio.Event()
-            await self._commit.wait()  # whatever changes that is recorded
+        return conclude(self.hub.pipeline, self.hub.ledger.published.counts, crew.source.broken)
 
     @property
     def began(self) -> float:
@@ -302,35 +220,10 @@ class RunActor:
         self._scope.cancel(reason=ending.message)
         self.hub.cancel(self.hub.token, ending.message)
 
-    async def _halt(self, source: SourceActor) -> None:
-        """Stop the stages: by the token, then by their scopes, then by leaving them behind."""
-        assert self._asked is not None  # noqa: S101 - set by stop()
-        at_once = self._asked.status in (Status.TIMED_OUT, Status.FAILED)
-        forced_at = self._asked_at + (0.0 if at_once else self.hub.pipeline.grace)
-        end_at = self._asked_at + self.hub.pipeline.grace + _MARGIN
-        source.stop()
-        for actor in self.actors:
-            actor.stop(at_once=at_once)
-        with trio.move_on_at(forced_at):
-            await self._all_quiet(source)
-        for actor in self.actors:
-            actor.stop(at_once=True)
-        with trio.move_on_at(end_at):
-            await self._all_quiet(source)
-        source.abandon()
-        for actor in self.actors:
-            actor.abandon_all()
-
-    async def _all_quiet(self, source: SourceActor) -> None:
-        await source.gone.wait()
-        for actor in self.actors:
-            await actor.drained.wait()
-        while self.hub.survivors:
-            await self.hub.calm.wait()
-
     def _heard(self) -> None:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
-        self._commit.set()
+        if self.crew is not None:
+            self.crew.heard()
         ledger = self.hub.ledger
         if (ledger.broken or ledger.willed) and ledger.published.ending is not None:
             self.stop(ledger.published.ending)
@@ -362,10 +255,8 @@ class RunActor:
         """Write how the generation ends. Once committed it never changes."""
         hub, ledger = self.hub, self.hub.ledger
         await hub.recorder.flush(ledger)
-        counts = ledger.published.counts
-        for actor in self.actors:
-            if not actor.finished:
-                self._finish_stage(actor, counts[actor.index], ending)
+        if self.crew is not None:
+            self.crew.finish(ending)
         now = hub.env.now_us()
         statement = writes.end(
             ledger.run,
@@ -380,10 +271,6 @@ class RunActor:
         speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
         await hub.recorder.flush(ledger)
-
-    def _finish_stage(self, actor: StageActor, counts: Counts, ending: Ending | None) -> None:
-        actor.finished = True
-        actor.register.finish(stage_status(actor.stage, counts, ending), counts)
 
     def result(self) -> Result:
         """Return how the run ended, from committed data.

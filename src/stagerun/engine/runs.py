@@ -122,7 +122,7 @@ class Runs:
     def desks(self) -> Iterator[Desk]:
         """Return the workers of all runs, as they stand now."""
         for actor in [*self.actors.values()]:
-            for stage in actor.actors:
+            for stage in () if actor.crew is None else actor.crew.stages:
                 yield from stage.desks
 
     # -- leaving --------------------------------------------------------------------------------

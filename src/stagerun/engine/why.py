@@ -80,8 +80,11 @@ def explain(actor: RunActor, held_by: Holdup | None = None) -> dict[str, Any]:
         pid=os.getpid(),
         seconds=now - actor.began,
         deadline_in=_left(actor.deadline, now),
-        stages=tuple(_stage(each, now, held_by) for each in tuple(actor.actors)),
-        source=_source(actor.feeder, now),
+        stages=tuple(
+            _stage(each, now, held_by)
+            for each in (() if actor.crew is None else tuple(actor.crew.stages))
+        ),
+        source=_source(None if actor.crew is None else actor.crew.source, now),
         store=_store(hub.recorder),
         survivors=tuple(str(survivor) for survivor in tuple(hub.survivors)),
         blocked=None if held_by is None else held_by.facts,

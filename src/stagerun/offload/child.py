@@ -3,8 +3,8 @@
 The main thread runs the stage. A second thread reads what the parent sends, so that a cancellation
 is seen while the stage works, and the parent's death too. Two more ways lead from the parent's
 death to the end of this process and of all that it has started (docs/decisions/0005): the kernel
-kills the whole group when the lifeline breaks, whatever holds Python's lock, and this process when
-the thread that started it has ended.
+kills the whole group when the lifeline breaks, whatever holds Python's lock, and sends a signal,
+on which this process does so, when the thread that started it has ended.
 """
 
 import ctypes
@@ -63,7 +63,9 @@ def _die_with(parent: int, lifeline: int) -> None:
     """Have the kernel end this process, and its group, when the parent is gone."""
     os.set_inheritable(lifeline, False)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # Not SIGKILL, which would come before the lifeline breaks, and spare what this has started.
+        signal.signal(signal.SIGHUP, lambda *_: os.killpg(0, signal.SIGKILL))
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGHUP)
         # Nothing is ever written to the lifeline: its only news is its end.
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgid(0))
         fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)

@@ -89,10 +89,10 @@ def _known(
     connection: sqlite3.Connection, where: str, parameters: tuple[Any, ...]
 ) -> KnownRun | None:
     row = connection.execute(
-        "SELECT r.id, r.pipeline, r.run, g.generation, g.status, g.cause, g.message,"
+        "SELECT r.id, r.pipeline, r.run, g.generation, g.status, g.cause, g.message,"  # noqa: S608 - constants
         " g.error_code, g.percent, r.source_length,"
         " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
-        f" FROM runs r JOIN generations g ON g.run = r.run WHERE {where}",  # noqa: S608 - constants
+        f" FROM runs r JOIN generations g ON g.run = r.run WHERE {where}",
         parameters,
     ).fetchone()
     if row is None:
