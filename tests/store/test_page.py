@@ -165,3 +165,13 @@ def nothing_is_left() -> Iterator[None]:
 
 
 _WRITTEN: list[Path] = []
+
+
+def test_a_program_that_leaves_blames_nobody(tmp_path: Path) -> None:
+    page, worker = Page(), Worker()
+    file = OwnerFile(tmp_path / "runs.db", "me", page)
+    begin(worker, page.occupy(worker, 1, run=1, generation=1, stage=0), 5)
+    assert suspects(file.path) == [(1, 1, 0, 5)]
+    page.blame_nobody()
+    file.let_go()
+    assert suspects(file.path) == []

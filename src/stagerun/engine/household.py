@@ -133,6 +133,7 @@ class Household:
     def leave(self) -> None:
         """Hear that the runtime is being left: no new owner is made of it any more."""
         self._leaving = True
+        self._store.page.blame_nobody()
 
     async def close(self) -> None:
         """Note the orderly end.

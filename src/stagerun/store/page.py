@@ -142,6 +142,10 @@ class Page:
             self.numbers[_word(slot) + _RUN] = self.numbers[_word(slot)] = 0
             self._free.append(slot)
 
+    def blame_nobody(self) -> None:
+        """Tell no items from now on: the program leaves, and may be killed before it is done."""
+        self.numbers[_SLOTS_AT] = 0
+
     def synchronize(self, trio_time: float) -> None:
         """Note how trio's clock and the monotonic one differ: slots are told the former."""
         self.times[_EPOCH_AT] = time.monotonic() - trio_time
