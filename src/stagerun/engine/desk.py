@@ -66,6 +66,7 @@ class Desk:
     """What a worker works on, and the cancel scope around it. Written by its worker and actor."""
 
     __slots__ = (
+        "_special",
         "actor",
         "attempt",
         "beat_at",
@@ -133,6 +134,7 @@ class Desk:
         self.owed = 0.0
         """Seconds of this attempt that others have taken: the event loop was blocked."""
         ledger, batch = actor.hub.ledger, actor.stage.batch
+        self._special = batch is not None or actor.stage.heartbeat_timeout is not None
         self.slot = actor.hub.store.page.occupy(
             self, 1 if batch is None else batch.size, ledger.run, ledger.generation, actor.index
         )
@@ -174,12 +176,8 @@ class Desk:
         self.items, self.attempt, self.started = items, items[0].attempts, now
         self.ctx, self.runs_on, self.owed = None, False, 0.0
         self.numbers[self.slot], self.starts[self.slot] = items[0].number, now
-        if self.actor.stage.batch is not None:
-            page = self.actor.hub.store.page
-            page.show(self, [item.number for item in items], now)
-        if self.actor.stage.heartbeat_timeout is not None:
-            self.stalled = False
-            self.beat()
+        if self._special:
+            self._begin_specially(now)
         self.actor.hub.ledger.in_flight[self.actor.index] += len(items)
         self.deadline = deadline = now + limit
         slack = limit * _SLACK if limit == self.actor.first_limit else 0.0
@@ -187,6 +185,14 @@ class Desk:
             self.bound = self.scope.deadline = deadline + slack
         if deadline < self.actor.due:
             self.actor.nudge()
+
+    def _begin_specially(self, now: float) -> None:
+        if self.actor.stage.batch is not None:
+            page = self.actor.hub.store.page
+            page.show(self, [item.number for item in self.items], now)
+        if self.actor.stage.heartbeat_timeout is not None:
+            self.stalled = False
+            self.beat()
 
     def owe(self, seconds: float) -> None:
         """Hear that others have blocked the event loop for so long; it shall not be cut for that.

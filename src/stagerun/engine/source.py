@@ -77,9 +77,7 @@ def source_of(items: Any) -> Source:
 class SourceActor:
     """Reads a source and feeds the first stage."""
 
-    def __init__(
-        self, source: Source, hub: Hub, first: StageActor, suspects: Suspects | None = None
-    ) -> None:
+    def __init__(self, source: Source, hub: Hub, first: StageActor, suspects: Suspects) -> None:
         self.broken: Ending | None = None
         """How the run must end if the source broke; what it gave is worked off all the same."""
         self.over = trio.Event()
@@ -92,7 +90,8 @@ class SourceActor:
         self._hub = hub
         self._first = first
         self._suspects = suspects
-        self._reread = Reread(hub, first) if hub.ledger.generation > 1 else None
+        rereads = source.kind == "function" and hub.ledger.generation > 1
+        self._reread = Reread(hub, first) if rereads else None
         self._exhausted = trio.Event()
         self._scope = trio.CancelScope(shield=True)
         self._left_behind: Survivor | None = None
@@ -272,41 +271,45 @@ class SourceActor:
             return
         self._rest()
         hub = self._hub
-        if self._source.kind == "iterator":
+        if self._reread is not None:
+            await self._feed_again(self._reread, chunk)
+        else:
+            keep = self._source.kind == "iterator"
+            if not keep:
+                hub.post(Post.ACCEPTED, len(chunk))
             for value in chunk:
                 self._number += 1
-                self._keep(self._number, value)
-                await self._room()
-        else:
-            numbered = [(await self._number_of(value), value) for value in chunk]
-            fresh = [(number, value) for number, value in numbered if number]
-            hub.post(Post.ACCEPTED, len(fresh))
-            for number, value in fresh:
-                await self._give(number, value)
+                if keep:
+                    self._keep(self._number, value)
+                else:
+                    self._give(self._number, value)
+                if self._first.mailbox.full:
+                    await self._first.mailbox.room()
         await hub.recorder.room()
         await trio.lowlevel.checkpoint()
         self._watch()
 
-    async def _number_of(self, value: Any) -> int | None:
-        """Count an item and return its number; None if it needs nothing more, from earlier."""
-        self._number += 1
-        return (
-            self._number if self._reread is None else await self._reread.number(self._number, value)
-        )
+    async def _feed_again(self, reread: Reread, chunk: list[Any]) -> None:
+        """Accept, of items that a function gives again, those that have no final outcome."""
+        fresh = list[tuple[int, Any]]()
+        for value in chunk:
+            self._number += 1
+            number = await reread.number(self._number, value)
+            if number is not None:
+                fresh.append((number, value))
+        self._hub.post(Post.ACCEPTED, len(fresh))
+        for number, value in fresh:
+            if not await self._suspects.from_source_alone(Item(number, value)):
+                self._give(number, value)
+            if self._first.mailbox.full:
+                await self._first.mailbox.room()
 
-    async def _give(self, number: int, value: Any) -> None:
+    def _give(self, number: int, value: Any) -> None:
         """Give the first stage an item that a function can give again."""
-        if self._suspects and await self._suspects.from_source_alone(Item(number, value)):
-            return
         if self._first.stage.value_type in (Any, type(value)):
             self._first.put(Item(number, value))
         else:
             self._fit(number, value)
-        await self._room()
-
-    async def _room(self) -> None:
-        if self._first.mailbox.full:
-            await self._first.mailbox.room()
 
     def _keep(self, number: int, value: Any) -> None:
         """Store an accepted item that will not come again, and hand it to the first stage."""
