@@ -11,6 +11,7 @@ import trio
 from conftest import Bench, listed, sums_hold
 
 from stagerun import Pipeline, Stage, UsageError, batch, collect, stage
+from stagerun.store.documents import item_list
 from stagerun.store.inline import InlineStore
 
 NewBench = Callable[..., AbstractAsyncContextManager[Bench]]
@@ -260,3 +261,50 @@ async def test_two_resumes_at_once_open_one_generation(bench: Bench) -> None:
     assert len(refused) == 2
     assert bench.sql("SELECT generation FROM runs") == [(2,)]
     assert world.executed("double") == {1: 2}
+
+
+async def test_what_was_never_stored_whole_is_not_resumed_as_if_it_were(bench: Bench) -> None:
+    world = World()
+    pipeline = Pipeline("p", two_stages(world))
+    with pytest.raises(UsageError, match="cannot be stored"):
+        await bench.runtime.start(pipeline, [1, object()])
+    ((identifier,),) = bench.sql("SELECT id FROM runs")
+    with pytest.raises(UsageError, match="has never begun: its items were not stored whole"):
+        await bench.runtime.resume(identifier, pipeline)
+
+
+async def test_a_function_given_at_start_must_be_given_again(bench: Bench) -> None:
+    world = World(hangs=[2])
+    pipeline = Pipeline("p", two_stages(world), source=lambda: range(100, 110))
+    run = await bench.runtime.start(pipeline, lambda: range(3))
+    await trio.sleep(1)
+    await run.cancel()
+    await run.wait()
+    world.hangs.clear()
+    with pytest.raises(UsageError, match="a function that is not the pipeline's own source"):
+        await bench.runtime.resume(run.id, pipeline)
+    result = await (await run.resume()).wait()  # this handle has it still
+    assert await listed(result.results()) == [1, 3, 5]
+    with pytest.raises(UsageError, match="nothing to resume"):
+        await bench.runtime.resume(run.id, pipeline, items=lambda: range(3))
+
+
+async def test_the_failures_of_earlier_generations_are_told_as_long_as_they_count(
+    bench: Bench,
+) -> None:
+    world = World(2, hangs=[6])
+    pipeline = Pipeline("p", two_stages(world))
+    run = await bench.runtime.start(pipeline, [1, 2, 3])
+    await trio.sleep(1)
+    await run.cancel()
+    await run.wait()
+    world.hangs.clear()
+    again = await run.resume()
+    await again.wait()
+    ((number, generation),) = bench.sql("SELECT run, generation FROM runs")
+    assert bench.store._connection is not None
+    failures = item_list(number, generation)(bench.store._connection)
+    assert [(f["stage"], f["item"], f["message"]) for f in failures] == [
+        ("double", 2, "2 is broken"),
+        ("write", 1, "2 is broken"),
+    ]

@@ -257,8 +257,8 @@ def test_what_another_known_pipeline_has_or_is_closer_to_is_left_to_it() -> None
 
 # Values.
 
-WHOLE = st.integers(min_value=1)
-FROM_ZERO_WHOLE = st.integers(min_value=0)
+WHOLE = st.integers(min_value=1, max_value=10**12)
+FROM_ZERO_WHOLE = st.integers(min_value=0, max_value=10**12)
 ABOVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
 FROM_ZERO = st.floats(min_value=0, allow_infinity=False).map(abs)  # -0.0 needs no spelling
 SHARE = st.floats(min_value=0, max_value=1).map(abs)

@@ -251,9 +251,18 @@ def _check(stored: StoredRun, again: Again) -> Source:
 
 
 def _source(stored: StoredRun, again: Again) -> Source:
+    accepted = stored.stages[0].counts.accepted
+    if stored.source == "none" or (stored.source == "stored" and accepted != stored.source_length):
+        raise UsageError(
+            f"run {stored.id} has never begun: its items were not stored whole. Start a new one"
+        )
     if stored.source != "function":
+        if again.items is not None:
+            raise UsageError(f"the items of run {stored.id} are stored: give none")
         return Source(stored.source, (), stored.source_length)
-    given = again.items if again.items is not None else again.pipeline.source
+    given = again.items
+    if given is None and stored.own_source:
+        given = again.pipeline.source
     source = None if given is None else source_of(given)
     if source is None or source.kind == "iterator":
         raise UsageError(

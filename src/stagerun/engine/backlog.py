@@ -121,7 +121,7 @@ class Suspects:
             condemn(actor, Item(suspect.item, codec.decode(encoded)), suspect)
             return
         self.hub.log.info(
-            "item %d of stage %s runs alone: its process died with it %d times",
+            "item %d of stage %s runs alone: it was under way when a process died (deaths: %d)",
             suspect.item,
             actor.stage.name,
             suspect.deaths,

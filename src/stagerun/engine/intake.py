@@ -21,6 +21,8 @@ _CHUNK = 10_000
 """Items of a list that are stored in one transaction at most."""
 _CHUNK_BYTES = 4 * 2**20
 """The same in bytes."""
+_PLACES = 1_000_000
+"""Runs that may share a concurrency key at once at most."""
 
 
 @frozen(kw_only=True)
@@ -34,6 +36,8 @@ class Order:
     labels: Mapping[str, str]
     key: str | None
     target: str | None
+    own_source: bool = False
+    """Whether the items come from the pipeline's own source."""
     turn: Turn | None = None
     """What the run waits for before it begins."""
 
@@ -56,8 +60,12 @@ def order_of(
     """
     texts = {"key": key, "target": target, "concurrency_key": concurrency_key}
     _check_texts(texts, labels)
-    if not isinstance(concurrency, int) or isinstance(concurrency, bool) or concurrency < 1:
-        raise UsageError(f"concurrency must be a whole number of at least 1, got {concurrency!r}")
+    whole = isinstance(concurrency, int) and not isinstance(concurrency, bool)
+    if not whole or not 1 <= concurrency <= _PLACES:
+        raise UsageError(
+            f"concurrency must be a whole number of at least 1 and at most {_PLACES},"
+            f" got {concurrency!r}"
+        )
     given = items if items is not None else pipeline.source
     if given is None:
         raise UsageError(
@@ -78,6 +86,7 @@ def order_of(
         labels=dict(labels),
         key=key,
         target=target,
+        own_source=items is None,
         turn=None if concurrency_key is None else Turn(concurrency_key, concurrency),
     )
 
@@ -123,6 +132,7 @@ async def accept(
             queued=order.source.kind == "stored" or order.turn is not None,
             concurrency_key=None if order.turn is None else order.turn.key,
             concurrency=None if order.turn is None else order.turn.places,
+            own_source=order.own_source,
         )
     )
     if returned is None:

@@ -111,7 +111,8 @@ class Register:
         if status == "skipped":
             return
         if self._began is None:
-            self.log.info("stage %s had nothing left to do", self._stage.name)
+            said = "had nothing left to do" if status == "succeeded" else f"{status}, not begun"
+            self.log.info("stage %s %s", self._stage.name, said)
             return
         words = ("failed", "timed_out", "cancelled", "crashed")
         lost = "".join(f", {getattr(counts, w)} {w}" for w in words if getattr(counts, w))

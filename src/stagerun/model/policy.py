@@ -10,6 +10,8 @@ from stagerun.errors import PolicyError
 
 __all__ = ["Batch", "Collect", "Restart", "Retry", "number", "share", "whole"]
 
+_MOST = 10**12
+
 _Validator = Callable[[Any, "Attribute[Any]", Any], None]
 
 
@@ -33,6 +35,8 @@ def whole(*, least: int = 1) -> _Validator:
     def check(owner: Any, attribute: "Attribute[Any]", value: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             _refuse(owner, attribute, f"must be a whole number of at least {least}", value)
+        if value > _MOST:  # far from what the database can hold, and from what makes sense
+            _refuse(owner, attribute, f"must be a whole number of at most {_MOST}", value)
 
     return check
 

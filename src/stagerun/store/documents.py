@@ -11,6 +11,7 @@ import msgspec
 from stagerun.errors import UsageError
 from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
+from stagerun.store.frontier import COUNTS
 from stagerun.store.owners import DIED
 from stagerun.store.verdicts import Place, limits_of_today
 from stagerun.store.verdicts import verdict as judged
@@ -122,19 +123,23 @@ def log_lines(
 def item_list(
     run: int, generation: int, *, limit: int = 50, but: Sequence[int] = (0,)
 ) -> Question[list[dict[str, Any]]]:
-    """Ask for the first items whose outcome is none of *but*, with their causes."""
+    """Ask for the first items whose outcome is none of *but*, with their causes.
+
+    Outcomes of earlier generations are among them, as long as they count.
+    """
 
     def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
         marks = ",".join("?" * len(but))
         rows = connection.execute(
             "SELECT s.name, i.item, i.outcome, i.attempts, i.elapsed, f.cause, f.message, f.error,"  # noqa: S608 - only marks
             " f.late FROM items i"
-            " JOIN stages s ON s.run = i.run AND s.generation = i.generation AND s.stage = i.stage"
+            " JOIN stages s ON s.run = i.run AND s.generation = ? AND s.stage = i.stage"
             " LEFT JOIN failures f ON f.run = i.run AND f.stage = i.stage AND f.item = i.item"
             " AND f.generation = i.generation"
-            f" WHERE i.run = ? AND i.generation = ? AND i.outcome NOT IN ({marks})"
+            " WHERE i.run = ? AND i.generation <= s.generation"
+            f" AND {COUNTS} AND i.outcome NOT IN ({marks})"
             " ORDER BY i.stage, i.item LIMIT ?",
-            (run, generation, *but, limit),
+            (generation, run, *but, limit),
         ).fetchall()
         return [
             {
@@ -160,7 +165,8 @@ def statistics(pipeline: str, since: int) -> Question[dict[str, Any]]:
     def ask(connection: sqlite3.Connection) -> dict[str, Any]:
         rows = connection.execute(
             "SELECT g.status, g.finished_at - g.created_at FROM runs r JOIN generations g"
-            " ON g.run = r.run WHERE r.pipeline = ? AND g.finished_at >= ?"
+            " ON g.run = r.run AND g.generation = r.generation"
+            " WHERE r.pipeline = ? AND g.finished_at >= ?"
             " ORDER BY g.finished_at - g.created_at",
             (pipeline, since),
         ).fetchall()
@@ -176,6 +182,7 @@ def statistics(pipeline: str, since: int) -> Question[dict[str, Any]]:
         ).fetchone()
         (items_timed_out,) = connection.execute(
             "SELECT coalesce(sum(s.timed_out), 0) FROM runs r JOIN generations g ON g.run = r.run"
+            " AND g.generation = r.generation"
             " JOIN stages s ON s.run = g.run AND s.generation = g.generation"
             " WHERE r.pipeline = ? AND g.finished_at >= ?",
             (pipeline, since),

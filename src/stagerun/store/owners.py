@@ -100,10 +100,10 @@ def settle_owner(
         (
             Statement(
                 "UPDATE generations SET status = 'interrupted', cause = 'owner_died',"  # noqa: S608 - a constant
-                f" message = (SELECT {DIED} FROM owners o WHERE o.owner = generations.owner),"
+                f" message = (SELECT {DIED} FROM owners o WHERE o.owner = ?),"  # made once for all
                 " finished_at = ?, updated_at = ?, ended_by = ?"
                 " WHERE owner = ? AND status IN ('queued', 'running')",
-                (now, now, by, dead),
+                (dead, now, now, by, dead),
             ),
             Statement(
                 "UPDATE stages SET in_flight = 0, finished_at = ?,"  # noqa: S608 - a constant

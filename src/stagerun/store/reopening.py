@@ -54,6 +54,7 @@ class StoredRun:
     """Whether anything of the last generation can have been executed."""
     seconds: float
     source: str
+    own_source: bool
     source_length: int | None
     params: bytes
     events: int
@@ -75,7 +76,7 @@ def stored_run(identifier: str) -> Question[StoredRun]:
         number = find_run(connection, identifier)
         row = connection.execute(
             "SELECT r.run, r.id, r.pipeline, r.target, r.generation, r.source, r.source_length,"
-            " r.params, r.events, r.on_interrupt,"
+            " r.params, r.events, r.on_interrupt, r.own_source,"
             " r.concurrency_key, coalesce(r.concurrency, 1), g.percent, g.started_at IS NOT NULL,"
             " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6,"
             " g.status, g.cause, g.message, g.error_code"
@@ -84,7 +85,7 @@ def stored_run(identifier: str) -> Question[StoredRun]:
             (number,),
         ).fetchone()
         (run, id_, pipeline, target, generation, source, source_length, params, events,
-         on_interrupt, concurrency_key, concurrency, percent, begun, seconds,
+         on_interrupt, own_source, concurrency_key, concurrency, percent, begun, seconds,
          status, cause, message, code) = row  # fmt: skip
         return StoredRun(
             run=run,
@@ -96,6 +97,7 @@ def stored_run(identifier: str) -> Question[StoredRun]:
             begun=bool(begun),
             seconds=seconds,
             source=source,
+            own_source=bool(own_source),
             source_length=source_length,
             params=params,
             events=events,
@@ -141,6 +143,7 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
         JOIN runs r ON r.run = g.run AND r.generation = g.generation
         JOIN stages s ON s.run = g.run AND s.generation = g.generation AND s.stage = 0
         WHERE g.status = 'interrupted' AND r.pipeline IN ({marks})
+          AND (r.source != 'function' OR r.own_source)
           AND CASE WHEN g.started_at IS NOT NULL
                    THEN r.on_interrupt = 'resume' AND (r.resumes > 0 OR g.cause != 'owner_died')
                    ELSE r.source = 'function'
@@ -230,4 +233,11 @@ def next_generation(
         )
         for index, stage in enumerate(stages)
     ]
-    return Unit(guard, body)
+    carried = Statement(
+        "UPDATE stages AS s SET (error_code, error_message) = (SELECT b.error_code, b.error_message"
+        " FROM stages b WHERE b.run = s.run AND b.generation = s.generation - 1"
+        " AND b.stage = s.stage) WHERE run = ? AND generation = ?"
+        " AND failed + timed_out + crashed > 0",
+        (run, generation),
+    )
+    return Unit(guard, [*body, carried])

@@ -30,7 +30,8 @@ CREATE TABLE runs (
     generation    INTEGER NOT NULL,          -- the current one
     created_at    INTEGER NOT NULL,
     params        BLOB NOT NULL,
-    source        TEXT NOT NULL,             -- stored | function | iterator
+    source        TEXT NOT NULL,             -- stored | function | iterator | none
+    own_source    INTEGER NOT NULL DEFAULT 0, -- 1: the pipeline's own, so that anybody has it
     source_length INTEGER,                   -- items the source has; NULL while unknown
     events        INTEGER NOT NULL DEFAULT 0, -- the sequence number of the last event
     events_pruned INTEGER NOT NULL DEFAULT 0, -- how many of them are no longer kept

@@ -11,6 +11,7 @@ from typing import Any
 from stagerun.model.outcome import Outcome
 from stagerun.store.documents import find_run, run_document
 from stagerun.store.driver import Question
+from stagerun.store.frontier import COUNTS
 
 __all__ = ["blocks", "story"]
 
@@ -22,7 +23,7 @@ _FINE = (Outcome.OK, Outcome.SKIPPED)
 
 
 def story(identifier: str) -> Question[dict[str, Any]]:
-    """Ask for the story of a run; counts of failures are those of its current generation.
+    """Ask for the story of a run; counts of failures are those that its current generation counts.
 
     Raises:
         UsageError: There is no such run, or more than one.
@@ -85,13 +86,14 @@ def _failures(connection: sqlite3.Connection, run: int, generation: int) -> list
     rows = connection.execute(
         "SELECT s.name, i.outcome, f.cause, f.error, f.message, count(*), min(i.item)"  # noqa: S608 - only marks
         " FROM items i JOIN stages s"
-        " ON s.run = i.run AND s.generation = i.generation AND s.stage = i.stage"
+        " ON s.run = i.run AND s.generation = ? AND s.stage = i.stage"
         " LEFT JOIN failures f ON f.run = i.run AND f.stage = i.stage AND f.item = i.item"
         " AND f.generation = i.generation"
-        f" WHERE i.run = ? AND i.generation = ? AND i.outcome NOT IN ({marks})"
+        f" WHERE i.run = ? AND i.generation <= s.generation AND {COUNTS}"
+        f" AND i.outcome NOT IN ({marks})"
         " GROUP BY i.stage, i.outcome, f.cause, f.error, f.message"
         " ORDER BY count(*) DESC, i.stage, min(i.item) LIMIT ?",
-        (run, generation, *_FINE, _SORTS),
+        (generation, run, *_FINE, _SORTS),
     ).fetchall()
     return [
         {
@@ -109,10 +111,11 @@ def _failures(connection: sqlite3.Connection, run: int, generation: int) -> list
 
 def _slowest(connection: sqlite3.Connection, run: int, generation: int) -> list[dict[str, Any]]:
     rows = connection.execute(
-        "SELECT s.name, i.item, i.outcome, i.attempts, i.elapsed FROM items i JOIN stages s"
-        " ON s.run = i.run AND s.generation = i.generation AND s.stage = i.stage"
-        " WHERE i.run = ? AND i.generation = ? ORDER BY i.elapsed DESC LIMIT ?",
-        (run, generation, _SLOWEST),
+        "SELECT s.name, i.item, i.outcome, i.attempts, i.elapsed FROM items i JOIN stages s"  # noqa: S608 - a constant
+        " ON s.run = i.run AND s.generation = ? AND s.stage = i.stage"
+        f" WHERE i.run = ? AND i.generation <= s.generation AND {COUNTS}"
+        " ORDER BY i.elapsed DESC LIMIT ?",
+        (generation, run, _SLOWEST),
     ).fetchall()
     return [
         {

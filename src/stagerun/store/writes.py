@@ -66,6 +66,7 @@ def create_run(
     queued: bool,
     concurrency_key: str | None = None,
     concurrency: int | None = None,
+    own_source: bool = False,
 ) -> Unit:
     """Return the unit that makes a run with its first generation; its guard returns the number.
 
@@ -78,8 +79,8 @@ def create_run(
     deadline = None if pipeline.deadline is None else now + int(pipeline.deadline * 1e6)
     guard = Statement(
         "INSERT INTO runs (id, pipeline, target, generation, created_at, params, source,"
-        " source_length, request_key, concurrency_key, concurrency, on_interrupt, resumes)"
-        " VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " source_length, request_key, concurrency_key, concurrency, on_interrupt, resumes,"
+        " own_source) VALUES (?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (request_key) DO NOTHING RETURNING run",
         (
             identifier,
@@ -94,6 +95,7 @@ def create_run(
             concurrency,
             pipeline.on_interrupt,
             pipeline.resumes,
+            own_source,
         ),
     )
     body = [

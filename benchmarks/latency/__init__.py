@@ -1,0 +1,1 @@
+"""How late things are: dead owners settled, runs cancelled, deadlines kept, blocks reported."""
