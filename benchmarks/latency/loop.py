@@ -1,13 +1,12 @@
 """One event loop: how soon runs are cancelled, items cut, and whoever blocks it is found out."""
 
-import json
 import sqlite3
 import time
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 
 import trio
+import trio.lowlevel
 
 from benchmarks.latency.figure import Figure
 from benchmarks.latency.program import heard, program, seen
@@ -87,7 +86,7 @@ async def _overshoot(path: Path) -> None:
             ends = time.perf_counter() + 0.002
             while time.perf_counter() < ends:
                 pass
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
     async with open_runtime(path) as runtime:
         busy = await runtime.start(Pipeline("compute", [compute]), [1])

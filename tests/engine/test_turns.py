@@ -11,6 +11,7 @@ from conftest import Bench
 from stagerun import Pipeline, UsageError, stage
 from stagerun.store.inline import InlineStore
 
+_SUCCEEDED = "SELECT 1 FROM generations WHERE status = 'succeeded'"
 NewBench = Callable[..., AbstractAsyncContextManager[Bench]]
 
 
@@ -81,7 +82,7 @@ async def test_a_queued_run_of_a_program_that_stopped_is_inherited(
     assert first.status == second.status == "interrupted"
     async with new_bench(store=InlineStore(database), pipelines=[pipeline]) as bench:
         with trio.fail_after(60):
-            while not bench.sql("SELECT 1 FROM generations WHERE status = 'succeeded'"):
+            while not bench.sql(_SUCCEEDED):  # noqa: ASYNC110 - the database tells nobody
                 await trio.sleep(1)
         rows = bench.sql(
             "SELECT r.id, g.generation, g.status FROM runs r JOIN generations g USING (run)"

@@ -1,8 +1,5 @@
 """Real processes that die: their runs go on, and an item that kills again and again is found."""
 
-import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from stagerun import Pipeline, Result, open_runtime, stage
 
 pytestmark = pytest.mark.real
 

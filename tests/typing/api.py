@@ -68,3 +68,22 @@ async def main(runtime: Runtime, token: CancellationToken) -> Result:
     async with open_runtime("runs.db") as other:
         assert isinstance(other, Runtime)
     return result
+
+
+@stage(mode="process", heartbeat_timeout=5)
+def crunch(n: int) -> int:
+    return n * n
+
+
+durable = Pipeline("durable", [crunch], on_interrupt="resume", resumes=3)
+
+
+async def again(first: Run) -> str | None:
+    async with open_runtime("runs.db", pipelines=[pipeline, durable]) as runtime:
+        found: Run = await runtime.find(first.id)
+        second: Run = await found.resume(failed=True)
+        third: Run = await runtime.resume(second.id, durable, changed="repeat")
+        await runtime.start(durable, [1], key="once", concurrency_key="customer", concurrency=2)
+        sentence: str = (await third.why())["message"]
+        generation: int = third.generation
+        return runtime.health().why or f"{generation}: {sentence}"
