@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import asking, memory, offload, overhead
+from benchmarks import asking, latency, memory, offload, overhead
 from benchmarks.process import BenchmarkError
 
 
@@ -23,6 +23,9 @@ def main() -> int:
             case "asking":
                 report = asking.run(arguments.runs, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else asking.table(report))
+            case "latency":
+                report = latency.run(arguments.only, arguments.repeats, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else latency.table(report))
             case "offload":
                 report = offload.run(arguments.calls, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else offload.table(report))
@@ -38,6 +41,7 @@ def main() -> int:
 _MEASURES = {
     **{name: subject.measure for name, subject in overhead.SUBJECTS.items()},
     memory.NAME: memory.measure,
+    **latency.MEASURES,
 }
 
 
@@ -58,15 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     requests = commands.add_parser("asking", help="cancel and why, asked of another process")
     requests.add_argument("--runs", type=_positive, default=20)
 
+    late = commands.add_parser("latency", help="how late things are, against their goals")
+    late.add_argument("--repeats", type=_positive, default=20)
+    scenes = list(latency.SCENARIOS)
+    late.add_argument("--only", nargs="+", choices=scenes, default=scenes, help="measure these")
+
     elsewhere = commands.add_parser("offload", help="calls in processes, threads and asyncio")
     elsewhere.add_argument("--calls", type=_positive, default=1000)
 
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, elsewhere):
+    for command in (speed, resident, requests, late, elsewhere):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 
-    # The other two start this one, in a fresh process for every figure.
+    # Others start this one, in a fresh process for every figure.
     single = commands.add_parser("measure", help="one measurement, in this process")
     single.add_argument("name", choices=list(_MEASURES))
     single.add_argument("--items", type=_positive, required=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import trio
 import trio.lowlevel
 
-from benchmarks.latency.figure import Figure
+from benchmarks.latency.figure import Figure, quantile
 from benchmarks.latency.program import heard, program, seen
-from benchmarks.process import BenchmarkError
+from benchmarks.process import BenchmarkError, measure_apart
 from stagerun import Pipeline, open_runtime, stage
 
-__all__ = ["blocked", "cancel", "overdue", "overshoot"]
+__all__ = ["MEASURES", "blocked", "cancel", "overdue", "overshoot"]
 
 _ITEMS = 1_000
 _LIMITS = [0.2 + 0.3 * number / 9 for number in range(10)]
@@ -27,8 +27,36 @@ async def hang(item: int) -> None:
 
 def cancel(repeats: int, directory: Path) -> list[Figure]:
     """From ``run.cancel()`` until the ending is on disk, with 1,000 items in flight."""
-    samples = trio.run(_cancel, repeats, directory / "cancel.db")
-    return [Figure(f"cancel with {_ITEMS:,} items in flight", samples, bound=50, judged=0.99)]
+    samples = list(measure_apart("latency-cancel", repeats, directory).values())
+    bare = list(measure_apart("latency-cancel-bare", repeats, directory).values())
+    where = {"the same many tasks of trio alone": round(quantile(bare, 0.5))}
+    title = f"cancel with {_ITEMS:,} items in flight"
+    return [Figure(title, samples, bound=50, judged=0.99, where=where)]
+
+
+def _measure_cancel(repeats: int, directory: Path) -> dict[str, float]:
+    return _numbered(trio.run(_cancel, repeats, directory / "cancel.db"))
+
+
+def _measure_cancel_bare(repeats: int, _: Path) -> dict[str, float]:
+    return _numbered(trio.run(_cancel_bare, repeats))
+
+
+async def _cancel_bare(repeats: int) -> list[float]:
+    samples = []
+    for _ in range(repeats):
+        async with trio.open_nursery() as nursery:
+            for _ in range(_ITEMS):
+                nursery.start_soon(trio.sleep_forever)
+            await trio.sleep(0.1)
+            began = time.perf_counter()
+            nursery.cancel_scope.cancel()
+        samples.append((time.perf_counter() - began) * 1000)
+    return samples
+
+
+def _numbered(samples: list[float]) -> dict[str, float]:
+    return {str(number): sample for number, sample in enumerate(samples)}
 
 
 async def _cancel(repeats: int, path: Path) -> list[float]:
@@ -61,6 +89,12 @@ def _stored(path: Path, run: str) -> tuple[str, int]:
 
 def overshoot(repeats: int, directory: Path) -> list[Figure]:
     """How long items that sleep for ever outlive their deadlines, beside a stage that computes."""
+    samples = list(measure_apart("latency-overshoot", repeats, directory).values())
+    title = f"deadline overshoot, {_ITEMS:,} items in flight"
+    return [Figure(title, samples, bound=20, judged=0.99)]
+
+
+def _measure_overshoot(repeats: int, directory: Path) -> dict[str, float]:
     path = directory / "overshoot.db"
     for _ in range(repeats):
         trio.run(_overshoot, path)
@@ -71,9 +105,8 @@ def overshoot(repeats: int, directory: Path) -> list[Figure]:
         ).fetchall()
     if len(rows) != repeats * _ITEMS:
         raise BenchmarkError(f"{len(rows)} of {repeats * _ITEMS} items timed out")
-    samples = [elapsed - 1000 * _LIMITS[int(name.rpartition("-")[2])] for name, elapsed in rows]
-    title = f"deadline overshoot, {_ITEMS:,} items in flight"
-    return [Figure(title, samples, bound=20, judged=0.99)]
+    limits = (_LIMITS[int(name.rpartition("-")[2])] for name, _ in rows)
+    return _numbered([row[1] - 1000 * limit for row, limit in zip(rows, limits, strict=True)])
 
 
 async def _overshoot(path: Path) -> None:
@@ -174,3 +207,11 @@ def blocked(repeats: int, directory: Path) -> list[Figure]:
                 raise BenchmarkError("a blocked event loop was not reported")
             samples.append((time.monotonic() - began) * 1000)
     return [Figure("blocked event loop, named in the log", samples, bound=400, judged=0.99)]
+
+
+MEASURES = {
+    "latency-cancel": _measure_cancel,
+    "latency-cancel-bare": _measure_cancel_bare,
+    "latency-overshoot": _measure_overshoot,
+}
+"""Each in a process of its own, with the number of its repeats."""

@@ -19,7 +19,9 @@ _POLL = 0.002
 
 
 @contextmanager
-def program(source: str, *arguments: object, log: bool = False) -> Iterator["subprocess.Popen[str]"]:
+def program(
+    source: str, *arguments: object, log: bool = False
+) -> Iterator["subprocess.Popen[str]"]:
     """Run a small program; whatever it does, it does not outlive the block. *log*: read stderr."""
     process = subprocess.Popen(
         [sys.executable, "-c", source, *map(str, arguments)],

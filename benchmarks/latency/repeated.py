@@ -11,7 +11,7 @@ from stagerun import Pipeline, open_runtime, stage
 
 __all__ = ["NAME", "measure", "resume"]
 
-NAME = "resume"
+NAME = "latency-resume"
 _ITEMS = 100_000
 _WORKERS = 4
 
@@ -66,13 +66,13 @@ async def _measure(items: int, directory: Path) -> dict[str, float]:
         again = await runtime.resume(run.id, pipeline(items))
         result = await again.wait()
         whole = time.perf_counter() - began
-    if result.status != "succeeded" or result.counts[-1].ok != items:
+    if result.status != "succeeded" or result.stages[-1].ok != items:
         raise BenchmarkError(f"the resumed run did not succeed: {result}")
     found = first
     async with open_runtime(directory / "alone.db") as runtime:
         began = time.perf_counter()
         result = await (await runtime.start(pipeline(half))).wait()
         alone = time.perf_counter() - began
-    if result.status != "succeeded" or result.counts[-1].ok != half:
+    if result.status != "succeeded" or result.stages[-1].ok != half:
         raise BenchmarkError(f"the run of the half did not succeed: {result}")
     return {"first": found, "whole": whole, "alone": alone}

@@ -9,6 +9,7 @@ import trio
 from stagerun import Pipeline, stage
 from stagerun.engine.health import Condition
 from stagerun.engine.ledger import Post
+from stagerun.engine.run import RunActor
 from stagerun.store import writes
 from stagerun.store.transaction import Statement
 from tests.conftest import Bench, sums_hold
@@ -56,6 +57,7 @@ async def test_a_run_whose_outcomes_break_a_rule_ends_and_says_so(
 ) -> None:
     run = await bench.runtime.start(PIPELINE, range(100))
     await trio.sleep(5.5)
+    assert isinstance(run._actor, RunActor)
     hub = run._actor.hub
     hub.post(Post.FAILURE, (1, 0, 1, 1, None, None, None, None, None))  # NULLs where none may be
     with trio.fail_after(60):

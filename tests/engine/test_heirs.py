@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from conftest import Bench, sums_hold
 
 from stagerun import Pipeline, stage
 from stagerun.store.inline import InlineStore
+from tests.conftest import Bench, sums_hold
 
 NewBench = Callable[..., AbstractAsyncContextManager[Bench]]
 healed: set[str] = set()

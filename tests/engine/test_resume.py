@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import Bench, listed, sums_hold
 
 from stagerun import Pipeline, Stage, UsageError, batch, collect, stage
 from stagerun.store.documents import item_list
 from stagerun.store.inline import InlineStore
+from tests.conftest import Bench, listed, sums_hold
 
 NewBench = Callable[..., AbstractAsyncContextManager[Bench]]
 

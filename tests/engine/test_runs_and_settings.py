@@ -8,6 +8,7 @@ from trio.testing import MockClock
 
 from stagerun import Pipeline, SettingError, StoreError, UsageError, open_runtime, stage
 from stagerun.engine.env import Env
+from stagerun.engine.run import RunActor
 from stagerun.store.documents import run_list
 from stagerun.store.inline import InlineStore
 
@@ -33,6 +34,7 @@ async def test_a_good_setting_is_what_the_run_uses() -> None:
     async with open_runtime(store=InlineStore(), env=env) as runtime:
         run = await runtime.start(Pipeline("demo", [work]), [1])
         assert (await run.wait()).status == "succeeded"
+        assert isinstance(run._actor, RunActor)
         assert run._actor.hub.pipeline.stages[0].workers == 7
 
 

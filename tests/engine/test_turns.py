@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from conftest import Bench
 
 from stagerun import Pipeline, UsageError, stage
 from stagerun.store.inline import InlineStore
+from tests.conftest import Bench
 
 _SUCCEEDED = "SELECT 1 FROM generations WHERE status = 'succeeded'"
 NewBench = Callable[..., AbstractAsyncContextManager[Bench]]
@@ -100,4 +100,4 @@ async def test_the_places_are_checked(bench: Bench) -> None:
         with pytest.raises(UsageError, match="concurrency must be a whole number"):
             await bench.runtime.start(pipeline, [1], concurrency_key="a", concurrency=bad)
     with pytest.raises(UsageError, match="concurrency_key must be text"):
-        await bench.runtime.start(pipeline, [1], concurrency_key=7)  # type: ignore[arg-type]
+        await bench.runtime.start(pipeline, [1], concurrency_key=7)

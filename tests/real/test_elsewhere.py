@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from conftest import listed
 
 from stagerun import Pipeline, RuntimeClosedError, UsageError, open_runtime, stage
+from tests.conftest import listed
 
 pytestmark = pytest.mark.real
 

@@ -35,12 +35,16 @@ from stagerun.store.driver import Store
 from stagerun.store.questions import KnownRun
 from stagerun.store.reopening import StoredRun, next_generation, stored_run
 
-__all__ = ["Admission", "Again", "Changed"]
+__all__ = ["Admission", "Again", "AlreadyOpenError", "Changed"]
 
 Changed = Literal["refuse", "repeat"]
 """What a resume does when stages have changed: refuse, or repeat from the first changed one."""
 
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+class AlreadyOpenError(UsageError):
+    """A generation is under way, here or elsewhere: no other one can be opened."""
 
 
 @frozen(kw_only=True)
@@ -117,8 +121,12 @@ class Admission:
             return self.runs[known.id]
         interrupted = known.ending is not None and known.ending.status is Status.INTERRUPTED
         if interrupted and order.pipeline.on_interrupt == "resume":
-            return await self.reopen(known.id, Again(pipeline=order.pipeline, joins=True), token)
-        return self.elsewhere(known, order.pipeline)
+            again = Again(pipeline=order.pipeline, joins=True)
+            try:
+                return await self.reopen(known.id, again, token)
+            except AlreadyOpenError:
+                known = await self.store.ask(questions.run_of_key(key))
+        return None if known is None else self.elsewhere(known, order.pipeline)
 
     def elsewhere(self, known: KnownRun, pipeline: Pipeline | None = None) -> Elsewhere:
         """Return what tells of a run that is not conducted here."""
@@ -168,7 +176,7 @@ class Admission:
             ],
         )
         if await self.recorder.write(unit) is None:
-            raise UsageError(f"run {stored.id} has been resumed by somebody else just now")
+            raise AlreadyOpenError(f"run {stored.id} has been resumed by somebody else just now")
         ledger = Ledger(
             stored.run,
             generation,
@@ -234,7 +242,7 @@ def _check(stored: StoredRun, again: Again) -> Source:
     if stored.pipeline != pipeline.name:
         raise UsageError(f"run {stored.id} is of pipeline {stored.pipeline!r}, not {pipeline.name}")
     if stored.ending is None:
-        raise UsageError(f"run {stored.id} has not ended: there is nothing to resume")
+        raise AlreadyOpenError(f"run {stored.id} has not ended: there is nothing to resume")
     differences = changes(_facts(stored), pipeline.stages)
     if differences and again.changed == "refuse":
         raise UsageError(

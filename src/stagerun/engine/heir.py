@@ -7,7 +7,7 @@ import trio
 from attrs import define, field
 
 from stagerun import logs
-from stagerun.engine.admission import Admission, Again
+from stagerun.engine.admission import Admission, Again, AlreadyOpenError
 from stagerun.engine.env import Env
 from stagerun.engine.runs import Runs
 from stagerun.errors import StagerunError
@@ -46,6 +46,8 @@ class Heir:
                 stored = await self._store.ask(stored_run(identifier))
                 again = Again(pipeline=known[stored.pipeline], by_itself=True, joins=True)
                 await self._runs.born(partial(self._admission.reopen, identifier, again, None))
+            except AlreadyOpenError:
+                return  # somebody was quicker, and may die as well: then it is looked at again
             except StagerunError as error:
                 self._refused.add(identifier)
                 log = logs.RunLog(now=self._env.now_us)
