@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from stagerun import Pipeline, open_runtime, stage
 __all__ = ["MEASURES", "blocked", "cancel", "overdue", "overshoot"]
 
 _ITEMS = 1_000
-_LIMITS = [0.2 + 0.3 * number / 9 for number in range(10)]
+_LIMITS = [0.2 + 0.3 * number / 49 for number in range(50)]
 """Seconds; a stage has one deadline for all its items, so there is a run for each."""
+_SLICE = 0.001
+"""Seconds that the stage beside them computes before it yields."""
 
 
 @stage(workers=_ITEMS, deadline=None)
-async def hang(item: int) -> None:
+async def hang(_: int) -> None:
     await trio.sleep_forever()
 
 
@@ -65,7 +68,7 @@ async def _cancel(repeats: int, path: Path) -> list[float]:
         for number in range(repeats):
             run = await runtime.start(Pipeline("hang", [hang]), range(_ITEMS))
             with trio.fail_after(60):
-                while run.counts[0].in_flight < _ITEMS:  # committed ones
+                while run.counts[0].in_flight < _ITEMS:  # noqa: ASYNC110 - no event tells it
                     await trio.sleep(0.01)
             await trio.sleep(0.037 * number % 0.25)
             began = time.perf_counter()
@@ -110,28 +113,32 @@ def _measure_overshoot(repeats: int, directory: Path) -> dict[str, float]:
 
 
 async def _overshoot(path: Path) -> None:
-    share = _ITEMS // len(_LIMITS)
-    over = False
+    share, over, gate = _ITEMS // len(_LIMITS), False, trio.Event()
 
     @stage(deadline=None)
-    async def compute(item: int) -> None:
+    async def compute(_: int) -> None:
         while not over:
-            ends = time.perf_counter() + 0.002
+            ends = time.perf_counter() + _SLICE
             while time.perf_counter() < ends:
                 pass
             await trio.lowlevel.checkpoint()
 
+    async def source() -> AsyncIterator[int]:
+        await gate.wait()  # all runs have started: the items are in flight together
+        for item in range(share):
+            yield item
+
     async with open_runtime(path) as runtime:
-        busy = await runtime.start(Pipeline("compute", [compute]), [1])
         runs = []
         for number, limit in enumerate(_LIMITS):
 
             @stage(workers=share, deadline=limit)
-            async def sleep(item: int) -> None:
+            async def sleep(_: int) -> None:
                 await trio.sleep_forever()
 
-            pipeline = Pipeline(f"sleep-{number}", [sleep])
-            runs.append(await runtime.start(pipeline, range(share)))
+            runs.append(await runtime.start(Pipeline(f"sleep-{number}", [sleep], source=source)))
+        busy = await runtime.start(Pipeline("compute", [compute]), [1])
+        gate.set()
         for run in runs:
             await run.wait()
         over = True

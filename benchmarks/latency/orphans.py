@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.latency.figure import Figure, quantile
 from benchmarks.latency.program import heard, program, seen
+from benchmarks.process import BenchmarkError
 from stagerun.store.opening import connect
 from stagerun.store.owner import Identity, OwnerFile
 from stagerun.store.owners import settle_owner
@@ -19,7 +20,7 @@ from stagerun.store.transaction import Rows
 __all__ = ["orphans"]
 
 _RUNS = 100_000
-_STAGES = 3
+_STAGES = (1, 3)
 _DEAD = "d" * 32
 
 _OPENER = """
@@ -51,15 +52,18 @@ _ENDED = "SELECT 1 FROM owners WHERE id = ? AND ended_cause = 'dead'"
 
 
 def orphans(repeats: int, directory: Path) -> list[Figure]:
-    """Open a database in which a dead owner has left 100,000 runs of three stages under way."""
+    """Open databases in which a dead owner has left 100,000 runs under way, of 1 and 3 stages."""
+    return [figure for stages in _STAGES for figure in _settle(repeats, directory, stages)]
+
+
+def _settle(repeats: int, directory: Path, stages: int) -> list[Figure]:
     settled, opened, still = [], [], []
     costs: dict[str, list[float]] = {}
     for number in range(repeats):
-        path = directory / f"orphans-{number}.db"
-        owner, identity = _leave(path)
-        if number < 3:
-            for name, seconds in _costs(path, owner, identity).items():
-                costs.setdefault(name, []).append(seconds * 1000)
+        path = directory / f"orphans-{stages}-{number}.db"
+        owner, identity = _leave(path, stages)
+        for name, seconds in _costs(path, owner, identity).items():
+            costs.setdefault(name, []).append(seconds * 1000)
         with program(_OPENER, path) as opener:
             began = float(heard(opener))
             settled.append((seen(path, _ENDED, _DEAD) - began) * 1000)
@@ -67,17 +71,18 @@ def orphans(repeats: int, directory: Path) -> list[Figure]:
             opened.append(took * 1000)
             still.append(worst * 1000)
             opener.wait(timeout=60)
-        _check(path)
+        _check(path, stages)
         path.unlink()
-    where = {name: round(quantile(samples, 0.5)) for name, samples in costs.items()}
+    where = {f"{name}, ms": round(quantile(samples, 0.5)) for name, samples in costs.items()}
+    title = f"{_RUNS:,} orphans of {stages} stage{'s'[: stages - 1]}"
     return [
-        Figure(f"{_RUNS:,} orphans of one owner, settled", settled, bound=2000, where=where),
-        Figure("the same, open_runtime has returned", opened),
-        Figure("the same, longest standstill of the event loop", still),
+        Figure(f"{title}, settled at start", settled, bound=2000, where=where),
+        Figure(f"{title}, open_runtime returns", opened),
+        Figure(f"{title}, longest standstill of the loop", still),
     ]
 
 
-def _leave(path: Path) -> tuple[int, Identity]:
+def _leave(path: Path, stages: int) -> tuple[int, Identity]:
     """Make the database that such an owner leaves behind; return its number and its file."""
     with closing(connect(path)) as connection:
         file = OwnerFile(path, _DEAD)
@@ -106,7 +111,7 @@ def _leave(path: Path) -> tuple[int, Identity]:
             " INSERT INTO stages (run, generation, stage, name, kind, version, status, started_at,"
             " accepted, ok, in_flight) SELECT run, 1, s, 'stage' || s, 'one', 1, 'running', ?,"
             " 10, 2, 1 FROM runs, s ORDER BY run, s",
-            (_STAGES, now),
+            (stages, now),
         )
         connection.execute(
             "INSERT INTO events SELECT run, 1, 1, ?, 'run', NULL, NULL, NULL, 'running' FROM runs",
@@ -141,11 +146,12 @@ def _seconds(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]
     return time.perf_counter() - began
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, stages: int) -> None:
     with closing(sqlite3.connect(path)) as connection:
         counted = connection.execute(
             "SELECT (SELECT count(*) FROM generations WHERE status = 'interrupted'),"
             " (SELECT count(*) FROM stages WHERE status = 'interrupted'),"
             " (SELECT count(*) FROM events WHERE body = 'interrupted')"
         ).fetchone()
-    assert counted == (_RUNS, _RUNS * _STAGES, _RUNS), counted
+    if counted != (_RUNS, _RUNS * stages, _RUNS):
+        raise BenchmarkError(f"not all runs, stages and events were settled: {counted}")

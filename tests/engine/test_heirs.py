@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -31,7 +32,7 @@ pipeline = Pipeline("p", [work], on_interrupt="resume", resumes=1)
 HISTORY = "SELECT generation, opened_by, status, cause FROM generations ORDER BY generation"
 
 
-async def interrupted(database: str, new_bench: NewBench, **options: object) -> None:
+async def interrupted(database: str, new_bench: NewBench, **options: Any) -> None:
     async with new_bench(store=InlineStore(database)) as bench:
         await bench.runtime.start(pipeline, [1, 2, 3], **options)
         await trio.sleep(1)

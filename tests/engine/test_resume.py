@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +309,28 @@ async def test_the_failures_of_earlier_generations_are_told_as_long_as_they_coun
         ("double", 2, "2 is broken"),
         ("write", 1, "2 is broken"),
     ]
+
+
+@dataclass
+class Text:
+    topic: str
+    length: int
+
+
+async def test_groups_made_again_by_a_changed_stage_get_what_the_stage_before_returns(
+    bench: Bench,
+) -> None:
+    @stage
+    async def read(text: str) -> Text:
+        return Text(text[0], len(text))
+
+    @collect(by=lambda text: text.topic)
+    async def total(members: AsyncIterator[Any]) -> int:
+        return sum([member.value["length"] async for member in members])
+
+    first = await bench.finish(Pipeline("p", [read, total]), ["a", "bb", "aaa"])
+    changed = Pipeline("p", [read, total.with_options(version=2)])
+    again = await bench.runtime.resume(first.id, changed, changed="repeat")
+    result = await again.wait()
+    assert await listed(result.results()) == [4, 2]
+    assert [c.accepted for c in result.stages] == [3, 2]

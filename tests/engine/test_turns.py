@@ -98,6 +98,6 @@ async def test_a_queued_run_of_a_program_that_stopped_is_inherited(
 async def test_the_places_are_checked(bench: Bench) -> None:
     for bad in (0, -1, True, "2"):
         with pytest.raises(UsageError, match="concurrency must be a whole number"):
-            await bench.runtime.start(pipeline, [1], concurrency_key="a", concurrency=bad)
+            await bench.runtime.start(pipeline, [1], concurrency_key="a", concurrency=bad)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="concurrency_key must be text"):
-        await bench.runtime.start(pipeline, [1], concurrency_key=7)
+        await bench.runtime.start(pipeline, [1], concurrency_key=7)  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from stagerun.engine.emission import Emitter
 from stagerun.engine.hub import Hub
 from stagerun.engine.keys import Keys
 from stagerun.engine.ledger import Post
-from stagerun.engine.settling import PLAIN
 from stagerun.engine.stage import StageActor
 from stagerun.errors import CancelRequested
 from stagerun.model.outcome import ItemCause, Outcome, StageOutcome
@@ -177,12 +176,9 @@ class BatchActor(StageActor):
 class CollectActor(EachActor):
     """All outcomes of a group in, one result out. Begins when the stage before is through."""
 
-    def welcome(self, value: Any, encoded: bytes) -> Any:
-        """See ``StageActor.welcome``: of a result, this stage takes the group alone.
-
-        ``by`` gets it as the store gives it, as it would after a crash.
-        """
-        return self._group_of(value if type(value) in PLAIN else codec.decode(encoded))
+    def welcome(self, value: Any, encoded: bytes) -> Any:  # noqa: ARG002 - the group is enough
+        """See ``StageActor.welcome``: of a result, this stage takes the group alone."""
+        return self._group_of(value)
 
     def put(self, item: Item) -> None:
         """See ``StageActor.put``; the items of this stage are its groups, their keys the values."""
@@ -246,8 +242,11 @@ class CollectActor(EachActor):
             await hub.recorder.flush(hub.ledger)
 
     def _enlist_stored(self, item: int, outcome: Outcome, given: bytes | None, stamp: int) -> None:
+        """Enlist an outcome by its stored value, made into what the stage before says it is."""
+        maker = self.hub.pipeline.stages[self.index - 1]
+        kind = maker.result_type if outcome is Outcome.OK else maker.value_type
         try:
-            group = self._group_of(None if given is None else codec.decode(given))
+            group = self._group_of(None if given is None else codec.decoder(kind)(given))
         except BaseException as error:  # noqa: BLE001 - `by` is the user's
             self._tell_groupless(item, outcome, error)
             return

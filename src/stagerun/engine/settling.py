@@ -17,9 +17,9 @@ from stagerun.store import codec
 if TYPE_CHECKING:
     from stagerun.engine.stage import StageActor
 
-__all__ = ["PLAIN", "SUPERSEDED", "Settling"]
+__all__ = ["SUPERSEDED", "Settling"]
 
-PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
 _LONG = 0.1
 """Seconds of an attempt from which on it may have blocked the event loop, or have suffered."""
@@ -40,7 +40,7 @@ class Settling:
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
-        self._plain = {t for t in PLAIN if stage.value_type in (Any, t)}
+        self._plain = {t for t in _PLAIN if stage.value_type in (Any, t)}
 
     @staticmethod
     def room_needed(stage: Stage) -> int:
@@ -150,7 +150,7 @@ class Settling:
         """Return a result as it goes on. Raises when it cannot be read back."""
         if self.follower is not None:
             return self.follower.welcome(value, encoded)
-        return value if type(value) in PLAIN else codec.decode(encoded)
+        return value if type(value) in _PLAIN else codec.decode(encoded)
 
     def fail(
         self,

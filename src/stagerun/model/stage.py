@@ -85,6 +85,8 @@ class Stage:
     wants_ctx: bool = field(init=False)
     value_type: Any = field(init=False)
     """The annotation of the first parameter; ``Any`` when there is none."""
+    result_type: Any = field(init=False)
+    """The annotation of one result; ``Any`` when there is none."""
 
     @mode.default
     def _(self) -> Mode:
@@ -103,6 +105,13 @@ class Stage:
         if self.kind is Kind.BATCH:
             annotation = next(iter(get_args(annotation)), inspect.Parameter.empty)
         return Any if annotation is inspect.Parameter.empty else annotation
+
+    @result_type.default
+    def _(self) -> Any:
+        annotation = _signature(self.function, evaluate=True).return_annotation
+        if self.kind in (Kind.MANY, Kind.BATCH):  # AsyncIterator[result], list[result]
+            annotation = next(iter(get_args(annotation)), inspect.Signature.empty)
+        return Any if annotation is inspect.Signature.empty else annotation
 
     def __attrs_post_init__(self) -> None:
         self._check_types()
