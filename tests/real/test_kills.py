@@ -13,6 +13,7 @@ import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -89,8 +90,10 @@ def test_runs_survive_kills_at_random_moments(tmp_path: Path) -> None:
         rounds += 1
         while not finished(database, keys) and kills < 10 * KILLS:
             with (
-                subprocess.Popen([*command, *keys], stderr=subprocess.PIPE, text=True) as one,
-                subprocess.Popen([*command, *keys[::-1]], stderr=subprocess.PIPE) as two,
+                TemporaryFile() as errors,
+                TemporaryFile() as more_errors,
+                subprocess.Popen([*command, *keys], stderr=errors) as one,
+                subprocess.Popen([*command, *keys[::-1]], stderr=more_errors) as two,
             ):
                 spare_both = kills >= KILLS
                 for process in (one, two):
@@ -99,12 +102,11 @@ def test_runs_survive_kills_at_random_moments(tmp_path: Path) -> None:
                         if process.poll() is None:
                             process.send_signal(signal.SIGKILL)
                             kills += 1
-                for process in (one, two):
+                for process, file in ((one, errors), (two, more_errors)):
                     process.wait(60)
-                assert one.stderr is not None
-                said = one.stderr.read()
-            assert one.returncode in (0, -signal.SIGKILL), f"seed {seed}: {said}"
-            assert two.returncode in (0, -signal.SIGKILL), f"seed {seed}"
+                    file.seek(0)
+                    said = file.read().decode()
+                    assert process.returncode in (0, -signal.SIGKILL), f"seed {seed}: {said}"
             if database.exists():
                 check(database, f"seed {seed}, after {kills} kills")
         results(database, keys, seed)
