@@ -31,8 +31,9 @@ _KEPT_LINES = 2_000
 """Log lines of a run that stay on disk at least; older ones are pruned now and then."""
 _KEPT_PROGRESS = 1_000
 """The same of its progress events."""
-_PATIENCE = 0.9
-"""Seconds for which it must have been seen overdue before a run's will is carried out."""
+_PATIENCE = 0.6
+"""Seconds for which it must have been seen overdue before a run's will is carried out. A bit more
+than the loop takes to end it by itself when stages do not stop."""
 _PROGRESS_EVERY = 250_000
 """Microseconds between two progress events of a run."""
 
@@ -317,7 +318,7 @@ class Ledger:
     def overdue(self, now: float) -> bool:
         """Whether the loop has had its time to end this by itself. *now*: ``Env.monotonic``.
 
-        Asked with each beat. It must have been overdue for a while in which the process was awake:
+        Asked with each look of the watch. It must have been overdue for a while in which the process was awake:
         one that was stopped gets its chance first.
         """
         if self.deadline is None or self.ending is not None or self.fenced:

@@ -154,7 +154,7 @@ class Recorder:
         self._heart = (owner, on_ended)
 
     def beat_soon(self) -> None:
-        """Show life at once, not only when it is due. The engine's thread."""
+        """Show life at once, not only when it is due. Any thread."""
         self._beat_at = 0
         self._store.wake()
 

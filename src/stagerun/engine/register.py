@@ -77,7 +77,7 @@ class Register:
         # Before the item: a batch may end between them, and an outcome must have its reason.
         self._hub.post(Post.FAILURE, row, len(message))
         self.outcome(item, ended.outcome, None, trio.current_time())
-        speak = self.log.info if ended.outcome in _QUIET else self.log.warning
+        speak = self.log.debug if ended.outcome in _QUIET else self.log.warning
         label, code = ended.outcome.label, name or ended.cause.value
         speak("item %d %s (%s): %s", item.number, label, code, message, item=item.number)
 

@@ -172,6 +172,8 @@ class Watch(trio.abc.Instrument):
         now, cpu = self._env.monotonic(), self._env.cpu()
         gap, burnt = now - self._looked_at - LOOK, cpu - self._cpu_at
         self._looked_at, self._cpu_at = now, cpu
+        if any([ledger.overdue(now) for ledger in tuple(self._recorder.live)]):
+            self._recorder.beat_soon()  # it ends what the loop does not
         since = self._busy_since
         blocked = now - since if since else 0.0
         held = gap > self._threshold and burnt - LOOK > gap * _BURNT

@@ -114,7 +114,8 @@ async def _carry(actor: "StageActor", desk: Desk) -> None:
             if desk.cut_at is None:
                 desk.cut_at = desk.deadline  # its own scope was quicker than the stage's watch
             actor.settle_all(desk, returned=returned, value=value, error=error)
-            await actor.flow()
+            if actor.hub.stop is None:
+                await actor.flow()
             if actor.stage.resource is not None:
                 return
 

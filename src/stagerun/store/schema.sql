@@ -86,7 +86,7 @@ CREATE TABLE generations (
     PRIMARY KEY (run, generation)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generations_by_status ON generations (status, run);
-CREATE INDEX generations_by_owner ON generations (owner, finished_at);
+CREATE INDEX generations_by_owner ON generations (owner);
 
 -- Invariant: accepted >= the six outcomes + in_flight; what remains is waiting.
 CREATE TABLE stages (
