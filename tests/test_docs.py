@@ -166,7 +166,7 @@ def test_a_closed_list_is_explained_value_by_value(title: str, values: list[str]
 
 
 _NOT_GIVEN: dict[type, set[str]] = {
-    Stage: {"function", "kind", "batch", "collect", "wants_ctx", "value_type"}
+    Stage: {"function", "kind", "batch", "collect", "wants_ctx", "value_type", "result_type"}
 }
 """Fields that a declaration fills by itself; the text names them."""
 

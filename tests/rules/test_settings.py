@@ -38,6 +38,7 @@ IN_CODE: dict[type, set[str]] = {
         "key",
         "wants_ctx",
         "value_type",
+        "result_type",
     },
     Retry: {"on"},
     Collect: {"by"},
