@@ -275,7 +275,7 @@ async def test_a_dead_owner_s_run_that_is_cancelled_is_not_resumed_by_anybody(
     async with open_runtime(path):
         pass
     with closing(read_only(path)) as connection:
-        assert adoptable(["lock", "careful"])(connection) == [run_of(path, "careful")]
+        assert adoptable(["lock", "careful"], 0)(connection) == [(2, run_of(path, "careful"))]
 
 
 def test_a_run_that_is_not_there_is_a_mistake_and_creates_nothing(

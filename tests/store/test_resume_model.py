@@ -26,7 +26,7 @@ from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.frontier import Child, Floors, StageFacts, first_changed, judge_child
 from stagerun.rules.frontier import open_stages as opening_of
-from stagerun.store import codec, frontier, groups, writes
+from stagerun.store import codec, frontier, groups, starting, writes
 from stagerun.store.frontier import Place
 from stagerun.store.opening import connect
 from stagerun.store.reopening import next_generation
@@ -464,7 +464,7 @@ def begin(plan: Plan) -> sqlite3.Connection:
         for position, value in enumerate(stored, 1)
         for part in (RUN, 0, position, 0, 0, position, None, value)
     ]
-    unit = writes.create_run(
+    unit = starting.create_run(
         identifier="r",
         pipeline=plan.pipeline(),
         owner=1,

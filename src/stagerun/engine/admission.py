@@ -40,6 +40,8 @@ __all__ = ["Admission", "Again", "AlreadyOpenError", "Changed"]
 Changed = Literal["refuse", "repeat"]
 """What a resume does when stages have changed: refuse, or repeat from the first changed one."""
 
+_REGISTERS_WITHIN = 0.1
+"""Seconds after which a start is tried again that found this process without an owner's row."""
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
@@ -88,12 +90,17 @@ class Admission:
         """
         while True:
             identifier = self.env.new_id()
-            number = await accept(order, identifier, self.owner(), self.recorder, self.env)
-            if number is not None:
+            accepted = await accept(order, identifier, self.owner(), self.recorder, self.env)
+            if accepted is not None:
                 break
-            known = await self._known(order, token)
-            if known is not None:  # else it was pruned just now, and its key is free again
+            known = None if order.key is None else await self._known(order, token)
+            if known is not None:
                 return known
+            # The run of that key was pruned just now; or this owner has been ended by others.
+            await trio.sleep(_REGISTERS_WITHIN)
+        number, begun = accepted
+        if not begun:  # cancelled while its items were stored
+            return self.elsewhere(await self.store.ask(questions.generation_of(number, 1)))
         pipeline, source = order.pipeline, order.source
         ledger = Ledger(
             number, 1, pipeline, [0] * len(pipeline.stages), source_length=source.length
@@ -120,7 +127,8 @@ class Admission:
         if known.id in self.runs:
             return self.runs[known.id]
         interrupted = known.ending is not None and known.ending.status is Status.INTERRUPTED
-        if interrupted and order.pipeline.on_interrupt == "resume":
+        resumes = order.pipeline.on_interrupt == "resume" and not known.cancelled
+        if interrupted and resumes:
             again = Again(pipeline=order.pipeline, joins=True)
             try:
                 return await self.reopen(known.id, again, token)
@@ -142,16 +150,19 @@ class Admission:
                 nothing gives its items again.
         """
         async with self._reopening:
-            if identifier in self.runs and again.joins:
-                return self.runs[identifier]
-            return self._admitted(await self._reopened(identifier, again, token))
+            before = self.runs.get(identifier)
+            if before is not None and again.joins and not before.hub.ledger.fenced:
+                return before
+            stored = await self.store.ask(stored_run(identifier))
+            source = _check(stored, again)
+            if before is not None:
+                await before.done.wait()  # ended by others, and still halting: within its grace
+            return self._admitted(await self._reopened(stored, source, again, token))
 
     async def _reopened(
-        self, identifier: str, again: Again, token: CancellationToken | None
+        self, stored: StoredRun, source: Source, again: Again, token: CancellationToken | None
     ) -> RunActor:
-        stored = await self.store.ask(stored_run(identifier))
         pipeline, generation = again.pipeline, stored.generation + 1
-        source = _check(stored, again)
         openings = await self._openings(stored, again, generation)
         same = not changes(_facts(stored), pipeline.stages)
         percent = stored.percent if same and stored.ending is not None else None

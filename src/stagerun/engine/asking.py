@@ -16,7 +16,7 @@ from attrs import frozen
 
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.story import summary
-from stagerun.store import requests
+from stagerun.store import requests, starting
 from stagerun.store.documents import run_document
 from stagerun.store.driver import Question
 from stagerun.store.story import blocks, story
@@ -75,7 +75,7 @@ def ask_to_cancel(
             return _ended(identifier, at.ending)
         if at.status is Status.QUEUED:
             ending = Ending(Status.CANCELLED, Cause.REQUESTED, in_words(body))
-            if (yield requests.end_queued(at, ending, now())) is not None:
+            if (yield starting.end_queued(at.run, at.generation, ending, now())) is not None:
                 return _ended(identifier, ending)
             continue  # it has begun, or ended, in the meantime
         filed = yield requests.file(at, "cancel", body, now())

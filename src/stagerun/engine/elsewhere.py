@@ -6,7 +6,7 @@ from typing import Any
 import trio
 
 from stagerun.engine.ledger import Snapshot
-from stagerun.errors import RuntimeClosedError, StagerunError
+from stagerun.errors import RuntimeClosedError, StagerunError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Result, Status
 from stagerun.store import codec, frontier, questions
@@ -55,7 +55,9 @@ class Elsewhere:
                 await trio.sleep(_LOOK)
                 try:
                     self._hear(await self._store.ask(question))
-                except StagerunError as error:
+                except StoreError as error:
+                    self._error = error  # it may pass; whoever waits hears of it in the end
+                except UsageError as error:
                     self._error = error
                     break
         if not self.done.is_set():

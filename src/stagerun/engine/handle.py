@@ -97,8 +97,7 @@ class Run:
             await self._host.cancel(actor.id, reason)
             return
         actor.stop(Ending(Status.CANCELLED, cause, reason))
-        if not actor.queued:
-            await actor.hub.recorder.flush(actor.hub.ledger)
+        await actor.stop_stored()
 
     async def why(self) -> dict[str, Any]:
         """Tell why the run stands where it does: what it waits for, and what will end the wait."""

@@ -34,16 +34,21 @@ class Heir:
         """Begin to take over what runs of *known* pipelines there are."""
         if not known or self._runs.closing:
             return
-        for identifier in await self._store.ask(adoptable([*known])):
-            if identifier not in self._runs.actors and identifier not in self._refused:
-                name = "a run is taken over"
-                self._floor.start_soon(self._take_over, identifier, known, name=name)
+        after = 0
+        while page := await self._store.ask(adoptable([*known], after)):
+            after = page[-1][0]
+            for _, identifier in page:
+                if identifier not in self._runs.actors and identifier not in self._refused:
+                    name = "a run is taken over"
+                    self._floor.start_soon(self._take_over, identifier, known, name=name)
 
     @trio.lowlevel.enable_ki_protection
     async def _take_over(self, identifier: str, known: Mapping[str, Pipeline]) -> None:
         with trio.CancelScope(shield=True):
             try:
                 stored = await self._store.ask(stored_run(identifier))
+                if self._runs.closing:
+                    return
                 again = Again(pipeline=known[stored.pipeline], by_itself=True, joins=True)
                 await self._runs.born(partial(self._admission.reopen, identifier, again, None))
             except AlreadyOpenError:

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import trio
 
@@ -54,7 +55,7 @@ class Household:
         hubs: Callable[[], Iterable[Hub]],
     ) -> None:
         self.owner = 0
-        """The owner's number; 0 before it is registered."""
+        """The owner's number; 0 while it is not registered."""
         self._store = store
         self._recorder = recorder
         self._env = env
@@ -92,7 +93,7 @@ class Household:
         returned = await self._recorder.write(unit)
         assert returned is not None  # noqa: S101 - an INSERT of a fresh identifier
         self.owner = int(returned[0])
-        self._recorder.beat_for(self.owner, self._ended_by_others)
+        self._recorder.beat_for(self.owner, partial(self._ended_by_others, self.owner))
 
     @trio.lowlevel.enable_ki_protection
     async def _keep(self, tidy: trio.Event) -> None:
@@ -122,10 +123,17 @@ class Household:
         await self._overdue.look(self.owner)
         await self._on_look()
 
-    def _ended_by_others(self) -> None:
-        """Hear that another process took this one for dead: stop its runs, begin as a new owner."""
+    def _ended_by_others(self, owner: int) -> None:
+        """Hear that another process took this one for dead: stop its runs, begin as a new owner.
+
+        Several beats may be refused for the same reason; only the first is news.
+        """
+        if owner != self.owner:
+            return
+        self.owner = 0  # so that nothing is opened until the new one is there
         message = "another process has settled this owner's runs"
         logs.RunLog(now=self._env.now_us).error("%s: they stop here", message)
+        self._recorder.stop_beating()  # every beat that is under way would be refused as well
         self._on_ended(message)
         if not self._leaving:
             self._floor.start_soon(self._register, name="registers anew")

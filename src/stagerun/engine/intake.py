@@ -13,7 +13,7 @@ from stagerun.errors import SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.offload.place import place_of
-from stagerun.store import codec, writes
+from stagerun.store import codec, starting
 
 __all__ = ["Order", "accept", "order_of", "refuse"]
 
@@ -109,16 +109,17 @@ def _check_texts(texts: Mapping[str, Any], labels: Any) -> None:
 
 async def accept(
     order: Order, identifier: str, owner: int, recorder: Recorder, env: Env
-) -> int | None:
-    """Store a run, and its items where they are a list; return the run's number.
+) -> tuple[int, bool] | None:
+    """Store a run, and its items where they are a list.
 
-    None: the order's key has been used before, nothing was stored.
+    Return the run's number, and whether it begins: it may have been cancelled meanwhile. None: the
+    order's key has been used before, or the owner has been ended; nothing was stored.
 
     Raises:
         UsageError: An item of the list cannot be stored; the run is there, as ``failed``.
     """
     returned = await recorder.write(
-        writes.create_run(
+        starting.create_run(
             identifier=identifier,
             pipeline=order.pipeline,
             owner=owner,
@@ -139,8 +140,8 @@ async def accept(
         return None
     number = int(returned[0])
     if order.source.kind == "stored":
-        await _store_items(number, order, recorder, env)
-    return number
+        return number, await _store_items(number, order, recorder, env)
+    return number, True
 
 
 async def refuse(
@@ -148,7 +149,7 @@ async def refuse(
 ) -> None:
     """Store a run that could not begin, so that whoever looks for it finds why."""
     identifier, now = env.new_id(), env.now_us()
-    run = writes.create_run(
+    run = starting.create_run(
         identifier=identifier,
         pipeline=pipeline,
         owner=owner,
@@ -162,11 +163,14 @@ async def refuse(
         queued=True,
     )
     ending = Ending(Status.FAILED, Cause.SETTINGS, codec.words(error), codec.error_name(error))
-    await recorder.write(writes.refused(run, identifier, ending, now))
+    await recorder.write(starting.refused(run, identifier, ending, now))
 
 
-async def _store_items(run: int, order: Order, recorder: Recorder, env: Env) -> None:
-    """Store a list in chunks; the run begins, or waits for its turn, with the last one."""
+async def _store_items(run: int, order: Order, recorder: Recorder, env: Env) -> bool:
+    """Store a list in chunks; the run begins, or waits for its turn, with the last one.
+
+    False: it has been ended meanwhile.
+    """
     source = order.source
     encoded, first, size = list[bytes](), 1, 0
     try:
@@ -175,7 +179,7 @@ async def _store_items(run: int, order: Order, recorder: Recorder, env: Env) -> 
             size += len(encoded[-1])
             full = len(encoded) == _CHUNK or size >= _CHUNK_BYTES
             if full and position < len(source.items):
-                await recorder.write(writes.more_items(run, first, encoded))
+                await recorder.write(starting.more_items(run, first, encoded))
                 encoded, first, size = [], position + 1, 0
     except StoreError:
         raise
@@ -183,10 +187,11 @@ async def _store_items(run: int, order: Order, recorder: Recorder, env: Env) -> 
         place = first + len(encoded)
         message = f"item {place} of the list cannot be stored ({codec.words(error, 300)})"
         ending = Ending(Status.FAILED, Cause.SOURCE_ERROR, message)
-        await recorder.write(writes.end_queued(run, 1, ending, env.now_us()))
+        await recorder.write(starting.end_queued(run, 1, ending, env.now_us()))
         raise UsageError(
             f"{message}: give numbers, text, bytes, lists, dicts, dataclasses or attrs classes"
         ) from error
-    rows = writes.store_items(run, first, encoded)
+    rows = starting.store_items(run, first, encoded)
     waits = order.turn is not None
-    await recorder.write(writes.begin(run, env.now_us(), rows, len(source.items), waits=waits))
+    begin = starting.begin(run, env.now_us(), rows, len(source.items), waits=waits)
+    return await recorder.write(begin) is not None

@@ -52,10 +52,13 @@ class EachActor(StageActor):
         return items
 
     async def _admit(self, item: Item) -> bool:
-        admitted = True
-        if self._keys is not None:
-            with trio.CancelScope(shield=True):
-                admitted = await self._keys.admit(item)
+        if self._keys is None:
+            return True
+        self._admitting.add(item.number)
+        admitted = False
+        with trio.CancelScope(shield=True):
+            admitted = await self._keys.admit(item)
+        self._admitting.discard(item.number)
         return admitted
 
     def void(self, number: int) -> None:

@@ -67,9 +67,7 @@ class Line:
     kind: str = "log"
 
     @classmethod
-    def block(
-        cls, at: int, stage: str | None, item: int | None, facts: dict[str, Any]
-    ) -> "Line":
+    def block(cls, at: int, stage: str | None, item: int | None, facts: dict[str, Any]) -> "Line":
         """Return the event that the event loop was blocked."""
         return cls(at, "WARNING", stage, item, json.dumps(facts), "block")
 
@@ -318,8 +316,8 @@ class Ledger:
     def overdue(self, now: float) -> bool:
         """Whether the loop has had its time to end this by itself. *now*: ``Env.monotonic``.
 
-        Asked with each look of the watch. It must have been overdue for a while in which the process was awake:
-        one that was stopped gets its chance first.
+        Asked with each look of the watch. It must have been overdue for a while in which the
+        process was awake: one that was stopped gets its chance first.
         """
         if self.deadline is None or self.ending is not None or self.fenced:
             return False

@@ -31,4 +31,8 @@ async def recover(owner: int, store: Store, recorder: Recorder, env: Env) -> lis
             "the process of owner %s is dead; runs settled: %d", identifier[:8], len(runs)
         )
         settled += runs
+    for number in await store.ask(questions.left_open(owner)):
+        now = env.now_us()
+        if await recorder.write(owners.settle_left(number, owner, now)) is not None:
+            settled += await store.ask(questions.settled_runs(number, owner, now))
     return settled

@@ -24,6 +24,7 @@ from stagerun.engine.asking import (
     tell_story,
 )
 from stagerun.engine.env import Env
+from stagerun.engine.hub import Hub
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.watch import Watch
@@ -148,7 +149,7 @@ class Requests:
                 self._host.run_sync_soon(
                     actor.stop, Ending(Status.CANCELLED, Cause.REQUESTED, reason)
                 )
-            hub.cancel(hub.token, reason)
+            self._call_back(hub, reason)
             message = "its work is told to stop"
         else:
             message = f"it is stopping already ({stopping[0].status.value}: {stopping[0].message})"
@@ -162,6 +163,16 @@ class Requests:
             "message": message,
             "grace": hub.pipeline.grace,
         }
+
+    def _call_back(self, hub: Hub, reason: str) -> None:
+        """Cancel the token; its callbacks are the user's, and must not hold the store's thread."""
+        if threading.get_ident() == self._loop_thread:
+            hub.cancel(hub.token, reason)  # in virtual time there is one thread
+        else:
+            work = (hub.token, reason)
+            threading.Thread(
+                target=hub.cancel, args=work, name="stagerun-cancel", daemon=True
+            ).start()
 
     def _holdup(self) -> Holdup | None:
         if threading.get_ident() == self._loop_thread:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stagerun.engine.hub import Hub
 from stagerun.engine.stage import StageActor
+from stagerun.model.outcome import ItemCause
 from stagerun.store import codec, frontier
 
 __all__ = ["Reread"]
@@ -28,6 +29,9 @@ class Reread:
         self._unfinished: set[int] = set()
         """Items found by their key: a second one with the same key is another item, a duplicate.
         As many as had no final outcome; those that have one are not kept here."""
+        self._spent: dict[ItemCause, int] = {}
+        """How many items without a key of their own have a final outcome of that cause, and have
+        not come again yet. Which is which makes no difference: they ended alike."""
         self._last: int | None = None
         """The greatest number given so far; None: not asked yet."""
 
@@ -49,20 +53,34 @@ class Reread:
         return bool(self._settled) and self._settled[0] == position
 
     async def _number_by_key(self, value: Any) -> int | None:
-        standing = None
         try:
             assert self._key is not None  # noqa: S101 - asked by number()
             encoded = codec.encode(self._key(value))
         except BaseException:  # noqa: BLE001 - the user's function: the stage will say so
-            encoded = None
-        if encoded is not None:
-            standing = await self._hub.store.ask(frontier.claimed_before(self._place, encoded))
-        if standing is not None and standing[0] not in self._unfinished:
-            item, settled = standing
-            if settled:
-                return None
-            self._unfinished.add(item)
-            return item
+            return await self._again_or_new(ItemCause.KEY)
+        standing = await self._hub.store.ask(frontier.claimed_before(self._place, encoded))
+        if standing is None:
+            return await self._new()
+        item, settled = standing
+        if item in self._unfinished:
+            return await self._again_or_new(ItemCause.DUPLICATE)
+        if settled:
+            return None
+        self._unfinished.add(item)
+        return item
+
+    async def _again_or_new(self, cause: ItemCause) -> int | None:
+        """Match an item that no key names with one that ended so before; None: it did."""
+        if cause not in self._spent:
+            self._spent[cause] = len(
+                await self._hub.store.ask(frontier.spent(self._place, cause.value))
+            )
+        if self._spent[cause]:
+            self._spent[cause] -= 1
+            return None
+        return await self._new()
+
+    async def _new(self) -> int:
         if self._last is None:
             self._last = await self._hub.store.ask(frontier.last_accepted(self._place))
         self._last += 1

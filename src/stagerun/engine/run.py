@@ -5,7 +5,7 @@ The tree, as it stands while a run is under way::
     ground
     ├── persistence actor            store.run, see store/aio.py
     └── floor
-        ├── housekeeping             ticker and recovery, see runtime.py
+        ├── housekeeping             ticker, recovery, pruning; see household.py
         ├── run 3f2a…                RunActor.conduct: draining stage after stage
         │   └── the run's nursery
         │       ├── stage fetch      StageActor.serve: deadlines, pauses, batches
@@ -70,6 +70,8 @@ class RunActor:
         self._asked_at = 0.0
         self._stopped = trio.Event()
         """Set when it is asked to stop."""
+        self._line_left = trio.Event()
+        """Set when it waits for its turn no more, if it ever did."""
         self._began = 0.0
         self._seconds = 0.0
 
@@ -111,7 +113,9 @@ class RunActor:
         remove = hub.token.add_callback(self._token_cancelled())
         try:
             with trio.CancelScope(shield=True):
-                if self.turn is None or await self._took_turn(self.turn):
+                has_turn_ = self.turn is None or await self._took_turn(self.turn)
+                self._line_left.set()
+                if has_turn_:
                     await self._live()
                 if hub.ledger.published.ending is None:
                     await self._hear_ending()
@@ -127,6 +131,7 @@ class RunActor:
             self.error = lost
         finally:
             hub.recorder.live.pop(hub.ledger, None)
+            self._line_left.set()
             remove()
             self.done.set()
 
@@ -163,6 +168,8 @@ class RunActor:
         if self._asked is not None and not await end_in_line(hub, self._asked):
             # Refused: the place was given in the last moment, or somebody else has ended the run.
             hub.ledger.queued = not await has_turn(hub)
+            if not hub.ledger.queued:
+                self._note_request()
         return not hub.ledger.queued
 
     async def _hear_ending(self) -> None:
@@ -170,6 +177,9 @@ class RunActor:
         ledger = self.hub.ledger
         ending = await self.hub.store.ask(questions.ending_of(ledger.run, ledger.generation))
         ledger.publish(Snapshot(ledger.published.counts, ending=ending))
+        if ending is not None:
+            how = f"{ending.status.value} ({ending.cause.value}): {ending.message}"
+            self.hub.log.warning("run was ended by another process: %s", how)
 
     async def _work(self, crew: Crew) -> Ending:
         """Work under the run's deadline; return how the run ends."""
@@ -215,10 +225,27 @@ class RunActor:
         self.hub.log.info("run is asked to stop (%s): %s", ending.cause.value, ending.message)
         ledger = self.hub.ledger
         if not ledger.queued:
-            statement = writes.request_stop(ledger.run, ledger.generation, self.hub.env.now_us())
-            self.hub.post(Post.STATEMENT, statement)
+            self._note_request()
         self._scope.cancel(reason=ending.message)
         self.hub.cancel(self.hub.token, ending.message)
+
+    def _note_request(self) -> None:
+        """Have it on disk that somebody wants the run to stop: then nobody resumes it by itself."""
+        if self._asked is not None and self._asked.status is Status.CANCELLED:
+            ledger, now = self.hub.ledger, self.hub.env.now_us()
+            request = writes.request_stop(ledger.run, ledger.generation, now)
+            self.hub.post(Post.STATEMENT, request)
+
+    async def stop_stored(self) -> None:
+        """Wait until a request to stop, or what came of it, is on disk.
+
+        Raises:
+            StoreError: The database was lost before that.
+        """
+        if self.queued:
+            await self._line_left.wait()
+        if not self.done.is_set():
+            await self.hub.recorder.flush(self.hub.ledger)
 
     def _heard(self) -> None:
         """Hear of a commit. One that the fence refused: somebody else has ended this generation."""
@@ -267,7 +294,7 @@ class RunActor:
             survivors=[str(survivor) for survivor in hub.survivors],
         )
         self._seconds = seconds = trio.current_time() - self._began
-        speak = _VOICE.get(ending.status, RunLog.error)
+        speak = RunLog.info if ledger.fenced else _VOICE.get(ending.status, RunLog.error)
         speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
         await hub.recorder.flush(ledger)

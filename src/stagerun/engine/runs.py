@@ -10,6 +10,7 @@ from stagerun.engine.desk import Desk
 from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.hub import Hub
 from stagerun.engine.run import RunActor
+from stagerun.errors import RuntimeClosedError
 from stagerun.model.status import Cause, Ending, Status
 
 __all__ = ["Make", "Runs"]
@@ -49,13 +50,15 @@ class Runs:
         self._keyed: dict[str, _Birth] = {}
         """Those of them that were asked for with a key: a second asking waits for the first."""
         self._quiet = trio.lowlevel.ParkingLot()
-        self._followed: dict[Elsewhere, None] = {}
+        self._followed: dict[tuple[str, int], Elsewhere] = {}
 
     async def born(self, make: Make, key: str | None = None) -> RunActor | Elsewhere:
         """Have a run made and conducted; return its actor, or raise what kept it from being made.
 
         While one is being made with *key*, a second asking gets the same.
         """
+        if self.closing:
+            raise RuntimeClosedError("the runtime is being left and takes no new runs")
         birth = self._keyed.get(key) if key is not None else None
         if birth is None:
             birth = _Birth(key)
@@ -74,7 +77,12 @@ class Runs:
         """Accept a run and conduct it. Whoever asked for it may be gone: it is accepted or not."""
         with trio.CancelScope(shield=True):
             try:
-                birth.actor = actor = await make()
+                actor = await make()
+                known = self._followed.get((actor.id, actor.generation))
+                if known is not None and isinstance(actor, Elsewhere):
+                    birth.actor = known  # followed already: many handles, one look at the database
+                    return
+                birth.actor = actor
                 birth.over.set()
                 if isinstance(actor, Elsewhere):
                     await self._follow(actor)
@@ -96,18 +104,20 @@ class Runs:
 
     async def _follow(self, actor: Elsewhere) -> None:
         """Keep what is known of a run of another process up to date, as long as that runs."""
-        if not self.closing:
-            self._followed[actor] = None
-            try:
-                await actor.follow()
-            finally:
-                del self._followed[actor]
+        if self.closing:
+            actor.let_go()
+        self._followed[actor.id, actor.generation] = actor
+        try:
+            await actor.follow()
+        finally:
+            del self._followed[actor.id, actor.generation]
 
     async def _conduct(self, actor: RunActor) -> None:
         try:
             await actor.conduct()
         finally:
-            self.actors.pop(actor.hub.id, None)
+            if self.actors.get(actor.hub.id) is actor:
+                del self.actors[actor.hub.id]
             self._haunted = [ended for ended in [*self._haunted, actor] if ended.hub.survivors]
 
     def ended_by_others(self, message: str) -> None:
@@ -137,7 +147,7 @@ class Runs:
         self.closing = True
         for actor in [*self.actors.values()]:
             actor.stop(_SHUT_DOWN)
-        for other in [*self._followed]:
+        for other in [*self._followed.values()]:
             other.let_go()
         return max((a.hub.pipeline.grace for a in self.actors.values()), default=0.0)
 

@@ -317,7 +317,17 @@ class SourceActor:
         try:
             encoded = codec.encode(value)
         except BaseException as error:  # noqa: BLE001 - whatever a strange value makes it raise
-            hub.post(Post.ACCEPTED, 1)
+            row = (
+                hub.ledger.run,
+                0,
+                number,
+                hub.ledger.generation,
+                0,
+                number,
+                None,
+                codec.UNSTORABLE,
+            )
+            hub.post(Post.EMISSION, row)
             self._first.refuse(number, f"it cannot be stored: {codec.words(error)}", error)
             return
         row = (hub.ledger.run, 0, number, hub.ledger.generation, 0, number, None, encoded)

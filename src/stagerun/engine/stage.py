@@ -47,6 +47,8 @@ class StageActor(Settling):
         """Workers that are not abandoned, in the order of hiring."""
         self.children = 0
         """The number of the last item that this stage has made, in any generation."""
+        self._admitting: set[int] = set()
+        """Items that are taken and whose key is being looked up: not begun yet."""
         self._backlog_waits = False
         self._void_later: set[int] = set()
         """Items superseded before they were read from the database. Invariant: empty unless items
@@ -70,6 +72,8 @@ class StageActor(Settling):
     def put_encoded(self, number: int, encoded: bytes, *, repeated: bool = False) -> None:
         """Take in an item from its stored form, as the stage's annotation asks for it."""
         try:
+            if encoded == codec.UNSTORABLE:
+                raise ValueError("it could not be stored when it came")  # noqa: TRY301 - see below
             value = self.restore(encoded)
         except Exception as error:  # noqa: BLE001 - whatever the codec raises for a wrong type
             self.refuse(number, f"stage {self.stage.name} does not take it: {error}", error)
@@ -130,13 +134,16 @@ class StageActor(Settling):
         item = self.mailbox.remove(number)
         if item is not None:
             self.fail(item, SUPERSEDED, None)
-        elif any(item.number == number for desk in self._desks for item in desk.items):
+        elif number in self._admitting or self._in_hand(number):
             self._voided.add(number)
         else:
             if self._backlog_waits:
                 self._void_later.add(number)
             if self.follower is not None and self.stage.kind is not Kind.MANY:
                 self.follower.void(number)  # it has gone on, under the same number
+
+    def _in_hand(self, number: int) -> bool:
+        return any(item.number == number for desk in self._desks for item in desk.items)
 
     # -- the watch ------------------------------------------------------------------------------
 
@@ -315,7 +322,8 @@ class StageActor(Settling):
     @property
     def idle(self) -> bool:
         """Whether nothing is under way here, nor waits for its turn or its next attempt."""
-        return self.mailbox.empty and not any(desk.busy for desk in self._desks)
+        at_work = self._admitting or any(desk.busy for desk in self._desks)
+        return self.mailbox.empty and not at_work
 
     @property
     def must_wait(self) -> bool:

@@ -5,7 +5,7 @@ from attrs import frozen
 
 from stagerun.engine.hub import Hub
 from stagerun.model.status import Ending
-from stagerun.store import questions, writes
+from stagerun.store import questions, starting
 
 __all__ = ["Turn", "end_in_line", "has_turn", "take_turn"]
 
@@ -36,7 +36,7 @@ async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
     ledger = hub.ledger
     while not freed.is_set():
         now, limit = hub.env.now_us(), hub.pipeline.deadline
-        unit = writes.take_turn(
+        unit = starting.take_turn(
             ledger.run,
             ledger.generation,
             key=turn.key,
@@ -59,7 +59,7 @@ async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
 async def end_in_line(hub: Hub, ending: Ending) -> bool:
     """End a run that still waits; False: it does not wait any more."""
     ledger = hub.ledger
-    unit = writes.end_queued(ledger.run, ledger.generation, ending, hub.env.now_us())
+    unit = starting.end_queued(ledger.run, ledger.generation, ending, hub.env.now_us())
     return await hub.recorder.write(unit) is not None
 
 

@@ -172,8 +172,9 @@ class Watch(trio.abc.Instrument):
         now, cpu = self._env.monotonic(), self._env.cpu()
         gap, burnt = now - self._looked_at - LOOK, cpu - self._cpu_at
         self._looked_at, self._cpu_at = now, cpu
-        if any([ledger.overdue(now) for ledger in tuple(self._recorder.live)]):
-            self._recorder.beat_soon()  # it ends what the loop does not
+        for ledger in tuple(self._recorder.live):
+            if ledger.overdue(now):
+                self._recorder.beat_soon()  # it ends what the loop does not
         since = self._busy_since
         blocked = now - since if since else 0.0
         held = gap > self._threshold and burnt - LOOK > gap * _BURNT
@@ -246,9 +247,11 @@ class Watch(trio.abc.Instrument):
         self, speak: Callable[..., None], log: RunLog, *words: object, item: int | None = None
     ) -> None:
         # In a thread of its own: whoever takes the log's lines may be just what blocks.
-        threading.Thread(
+        speaker = threading.Thread(
             target=lambda: speak(log, *words, item=item), name="stagerun-watch", daemon=True
-        ).start()
+        )
+        with suppress(RuntimeError):  # no thread can be had: what was seen is kept with the run
+            speaker.start()
 
 
 _BLOCKS = "%s blocks the event loop, for %.2f s now, at %s in %s"

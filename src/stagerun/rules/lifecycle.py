@@ -20,6 +20,10 @@ def conclude(pipeline: Pipeline, counts: Sequence[Counts], source: Ending | None
     for stage, sums in zip(pipeline.stages, counts, strict=True):
         if not enough(stage, sums):
             return Ending(Status.FAILED, Cause.LEAST_OK, _too_few(stage, sums))
+    left = sum(sums.waiting for sums in counts)
+    if left:  # a defect, or a file that was changed by hand: never told as a success
+        message = f"{left} items wait and nothing gives them: `stagerun doctor` says more"
+        return Ending(Status.FAILED, Cause.INTERNAL, message)
     out = counts[-1].ok
     lost = sum(c.failed + c.timed_out + c.crashed for c in counts)
     if out < pipeline.least_ok * (out + lost):

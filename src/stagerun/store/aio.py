@@ -5,6 +5,7 @@ that a stage which blocks the program's event loop does not keep outcomes off th
 """
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -187,5 +188,8 @@ class AioStore:
 
 async def _call_each(look: Callable[[], None], every: float) -> None:
     while True:
-        look()
+        try:
+            look()
+        except Exception:  # a defect; the others who look must not suffer for it
+            logging.getLogger("stagerun").exception("a look of the store's thread failed")
         await asyncio.sleep(every)

@@ -10,6 +10,7 @@ import msgspec
 
 __all__ = [
     "TEXT_LIMIT",
+    "UNSTORABLE",
     "decode",
     "decoder",
     "detail",
@@ -35,6 +36,9 @@ def encode_result(value: Any, limit: int) -> bytes:
         raise ValueError(f"{len(encoded)} bytes encoded, result_limit is {limit}")
     return encoded
 
+
+UNSTORABLE = encode(msgspec.msgpack.Ext(1, b""))
+"""Stands for an item that was accepted and could not be encoded: it can be given to no stage."""
 
 decode = msgspec.msgpack.Decoder().decode
 """Decode to plain builtins."""

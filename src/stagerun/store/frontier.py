@@ -33,6 +33,7 @@ __all__ = [
     "page_of",
     "results",
     "settled",
+    "spent",
     "supersede_descendants",
     "waiting",
 ]
@@ -207,6 +208,24 @@ def claimed_before(place: Place, key: bytes) -> Question[tuple[int, bool] | None
     def ask(connection: sqlite3.Connection) -> tuple[int, bool] | None:
         row = connection.execute(sql, place.names(key=key)).fetchone()
         return None if row is None else (int(row[0]), bool(row[1]))
+
+    return ask
+
+
+def spent(place: Place, cause: str) -> Question[list[int]]:
+    """Ask for the items whose final outcome has this cause, in order.
+
+    Those of ``key`` and ``duplicate`` have no key of their own by which they are found again.
+    """
+    sql = f"""
+        WITH {FLOORS} SELECT i.item FROM items i JOIN here s
+        JOIN failures f ON f.run = i.run AND f.stage = i.stage AND f.item = i.item
+                       AND f.generation = i.generation AND f.cause = :cause
+        WHERE i.run = :run AND i.stage = :stage AND {COUNTS} ORDER BY i.item"""  # noqa: S608 - constants alone
+
+    def ask(connection: sqlite3.Connection) -> list[int]:
+        rows = connection.execute(sql, place.names(cause=cause)).fetchall()
+        return [item for (item,) in rows]
 
     return ask
 

@@ -25,6 +25,10 @@ _PAST: Final = 5_000_000
 """Microseconds beyond deadline and grace: the first word is the owner's own."""
 
 
+_SILENT: Final = 15_000_000
+"""Microseconds without a beat after which an owner's queued runs are looked at too."""
+
+
 @frozen
 class SilentOwner:
     """An owner that has not ended, as it stood when it was looked at."""
@@ -80,9 +84,10 @@ def overdue_runs(but: int, now: int) -> Question[list[OverdueRun]]:
             "SELECT g.run, g.generation, r.id, g.deadline_at, g.owner, o.id, o.device, o.inode,"
             " o.pid, o.host FROM generations g JOIN runs r ON r.run = g.run"
             " JOIN owners o ON o.owner = g.owner"
-            " WHERE g.status = 'running' AND g.owner <> ? AND o.ended_at IS NULL"
-            " AND g.deadline_at + g.grace < ?",
-            (but, now - _PAST),
+            " WHERE g.owner <> ? AND o.ended_at IS NULL AND g.deadline_at + g.grace < ?"
+            # A queued one's deadline is not put right while its machine sleeps: it must be silent.
+            " AND (g.status = 'running' OR g.status = 'queued' AND o.alive_at < ?)",
+            (but, now - _PAST, now - _SILENT),
         )
         return [OverdueRun(*row) for row in rows.fetchall()]
 
@@ -95,7 +100,7 @@ def end_overdue(seen: OverdueRun, by: int, now: int, message: str) -> Unit:
         Statement(
             "UPDATE generations SET status = 'timed_out', cause = 'run_deadline', message = ?,"
             " finished_at = ?, updated_at = ?, ended_by = ? WHERE run = ? AND generation = ?"
-            " AND status = 'running' AND owner = ? AND deadline_at = ?",
+            " AND status IN ('queued', 'running') AND owner = ? AND deadline_at = ?",
             (message, now, now, by, seen.run, seen.generation, seen.owner, seen.deadline_at),
         ),
         (

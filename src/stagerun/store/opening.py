@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -50,14 +51,12 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
-        _check_version(connection, new=True)
-        if _version(connection) == 0:
-            _refuse_foreign(connection)  # before anything is changed in it
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
         connection.execute("PRAGMA cache_size = -16384")
-        _patiently(lambda: _to_wal(connection), patience)
-        _patiently(lambda: migrate(connection), patience)
+        # Even reading may meet a lock: of a process that recovers the log of one that was killed.
+        for step in (_check_owner, _to_wal, migrate):
+            _patiently(partial(step, connection), patience)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -190,6 +189,13 @@ def _patiently(action: Callable[[], None], seconds: float) -> None:
             if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or time.monotonic() > until:
                 raise
             time.sleep(0.001)
+
+
+def _check_owner(connection: sqlite3.Connection) -> None:
+    """Refuse what is not ours, or too new, before anything is changed in it."""
+    _check_version(connection, new=True)
+    if _version(connection) == 0:
+        _refuse_foreign(connection)
 
 
 def _to_wal(connection: sqlite3.Connection) -> None:

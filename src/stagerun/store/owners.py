@@ -6,7 +6,7 @@ from typing import Any
 from stagerun.store.owner import Identity
 from stagerun.store.transaction import Statement, Unit
 
-__all__ = ["DIED", "beat", "end_owner", "owner", "settle_owner"]
+__all__ = ["DIED", "beat", "end_owner", "owner", "settle_left", "settle_owner"]
 
 
 def owner(
@@ -87,40 +87,50 @@ def settle_owner(
     *in_hand*: run, generation, stage and item of what was under way: one of them may be to blame.
     """
     cause = "dead" if alive_at is None else "lease"
+    guard = Statement(
+        "UPDATE owners SET ended_at = ?, ended_by = ?, ended_cause = ?"
+        " WHERE owner = ? AND ended_at IS NULL AND device = ? AND inode = ?"
+        " AND alive_at = coalesce(?, alive_at)",
+        (now, by, cause, dead, identity.device, identity.inode, alive_at),
+    )
+    deaths = [_deaths(in_hand, (dead, now, by), now)] if in_hand else []
+    return Unit(guard, [*_end_work(dead, by, now), *deaths])
+
+
+def settle_left(ended: int, by: int, now: int) -> Unit:
+    """Return the unit that ends what an owner has left open that has ended, in whichever way."""
+    guard = Statement(
+        "UPDATE owners SET ended_by = ended_by WHERE owner = ? AND ended_at IS NOT NULL", (ended,)
+    )
+    return Unit(guard, _end_work(ended, by, now))
+
+
+def _end_work(dead: int, by: int, now: int) -> list[Statement]:
     mine = "owner = ? AND finished_at = ? AND ended_by = ?"
     ended: tuple[Any, ...] = (dead, now, by)
     runs = f"SELECT run FROM generations WHERE {mine}"  # noqa: S608 - a constant
-    return Unit(
+    return [
         Statement(
-            "UPDATE owners SET ended_at = ?, ended_by = ?, ended_cause = ?"
-            " WHERE owner = ? AND ended_at IS NULL AND device = ? AND inode = ?"
-            " AND alive_at = coalesce(?, alive_at)",
-            (now, by, cause, dead, identity.device, identity.inode, alive_at),
+            "UPDATE generations SET status = 'interrupted', cause = 'owner_died',"  # noqa: S608 - a constant
+            f" message = (SELECT {DIED} FROM owners o WHERE o.owner = ?),"  # made once for all
+            " finished_at = ?, updated_at = ?, ended_by = ?"
+            " WHERE owner = ? AND status IN ('queued', 'running')",
+            (dead, now, now, by, dead),
         ),
-        (
-            Statement(
-                "UPDATE generations SET status = 'interrupted', cause = 'owner_died',"  # noqa: S608 - a constant
-                f" message = (SELECT {DIED} FROM owners o WHERE o.owner = ?),"  # made once for all
-                " finished_at = ?, updated_at = ?, ended_by = ?"
-                " WHERE owner = ? AND status IN ('queued', 'running')",
-                (dead, now, now, by, dead),
-            ),
-            Statement(
-                "UPDATE stages SET in_flight = 0, finished_at = ?,"  # noqa: S608 - a constant
-                " status = CASE WHEN accepted = 0 THEN 'skipped' ELSE 'interrupted' END"
-                f" WHERE finished_at IS NULL AND (run, generation) IN"
-                f" (SELECT run, generation FROM generations WHERE {mine})",
-                (now, *ended),
-            ),
-            Statement(f"UPDATE runs SET events = events + 1 WHERE run IN ({runs})", ended),  # noqa: S608 - a constant
-            Statement(
-                "INSERT INTO events SELECT run, events, generation, ?, 'run', NULL, NULL, NULL,"  # noqa: S608 - a constant
-                f" 'interrupted' FROM runs WHERE run IN ({runs})",
-                (now, *ended),
-            ),
-            *([_deaths(in_hand, ended, now)] if in_hand else []),
+        Statement(
+            "UPDATE stages SET in_flight = 0, finished_at = ?,"  # noqa: S608 - a constant
+            " status = CASE WHEN accepted = 0 THEN 'skipped' ELSE 'interrupted' END"
+            f" WHERE finished_at IS NULL AND (run, generation) IN"
+            f" (SELECT run, generation FROM generations WHERE {mine})",
+            (now, *ended),
         ),
-    )
+        Statement(f"UPDATE runs SET events = events + 1 WHERE run IN ({runs})", ended),  # noqa: S608 - a constant
+        Statement(
+            "INSERT INTO events SELECT run, events, generation, ?, 'run', NULL, NULL, NULL,"  # noqa: S608 - a constant
+            f" 'interrupted' FROM runs WHERE run IN ({runs})",
+            (now, *ended),
+        ),
+    ]
 
 
 def _deaths(

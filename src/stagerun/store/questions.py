@@ -1,6 +1,6 @@
-"""Every read the engine makes, as functions of a reading connection. Documents: ``documents.py``.
+"""What the engine asks of runs and owners, as functions of a reading connection.
 
-Each answer is one page of rows at most, found by key, and no cursor stays open behind it.
+What waits in a run: ``frontier.py`` and ``groups.py``. Documents: ``documents.py``.
 """
 
 import sqlite3
@@ -21,6 +21,7 @@ __all__ = [
     "ending_of",
     "generation_of",
     "is_running",
+    "left_open",
     "open_owners",
     "run_of_id",
     "run_of_key",
@@ -43,6 +44,8 @@ class KnownRun:
     kinds: tuple[Kind, ...]
     percent: float | None
     source_length: int | None
+    cancelled: bool
+    """Whether somebody has asked for it to be cancelled."""
     seconds: float
     """From its creation to its end, or to its last commit."""
 
@@ -91,14 +94,14 @@ def _known(
     row = connection.execute(
         "SELECT r.id, r.pipeline, r.run, g.generation, g.status, g.cause, g.message,"  # noqa: S608 - constants
         " g.error_code, g.percent, r.source_length,"
-        " (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
+        " g.requested_at IS NOT NULL, (coalesce(g.finished_at, g.updated_at) - g.created_at) / 1e6"
         f" FROM runs r JOIN generations g ON g.run = r.run WHERE {where}",
         parameters,
     ).fetchone()
     if row is None:
         return None
     identifier, pipeline, run, generation, status, cause, message, code, *rest = row
-    percent, source_length, seconds = rest
+    percent, source_length, cancelled, seconds = rest
     kinds = connection.execute(
         "SELECT kind FROM stages WHERE run = ? AND generation = ? ORDER BY stage",
         (run, generation),
@@ -114,6 +117,7 @@ def _known(
         kinds=tuple(Kind(kind) for (kind,) in kinds.fetchall()),
         percent=percent,
         source_length=source_length,
+        cancelled=bool(cancelled),
         seconds=seconds,
     )
 
@@ -135,13 +139,14 @@ def ending_of(run: int, generation: int) -> Question[Ending | None]:
 def turn_of(run: int, generation: int, key: str, places: int) -> Question[bool | None]:
     """Ask whether a place is free for a run, and it is the first in line; None: it waits no more.
 
-    It is ``writes.take_turn`` that decides.
+    It is ``starting.take_turn`` that decides.
     """
+    # By status first: of the runs that ever had the key most have ended.
     sql = """
         SELECT coalesce(sum(o.status = 'running'), 0) < ?
-               AND coalesce(sum(o.status = 'queued' AND r.run < ?), 0) = 0
-        FROM runs r JOIN generations o ON o.run = r.run AND o.generation = r.generation
-        WHERE r.concurrency_key = ? AND o.finished_at IS NULL"""
+               AND coalesce(sum(o.status = 'queued' AND o.run < ?), 0) = 0
+        FROM generations o CROSS JOIN runs r ON r.run = o.run AND r.generation = o.generation
+        WHERE o.status IN ('queued', 'running') AND r.concurrency_key = ?"""
 
     def ask(connection: sqlite3.Connection) -> bool | None:
         if _status(connection, run, generation) != Status.QUEUED.value:
@@ -179,6 +184,20 @@ def open_owners(but: int) -> Question[list[tuple[int, str, int, int]]]:
             " WHERE ended_at IS NULL AND device IS NOT NULL AND owner != ? ORDER BY owner",
             (but,),
         ).fetchall()
+
+    return ask
+
+
+def left_open(but: int) -> Question[list[int]]:
+    """Ask for owners, but one, that have ended and have left work open."""
+
+    def ask(connection: sqlite3.Connection) -> list[int]:
+        rows = connection.execute(
+            "SELECT DISTINCT g.owner FROM generations g JOIN owners o ON o.owner = g.owner"
+            " WHERE g.status IN ('queued', 'running') AND o.ended_at IS NOT NULL AND o.owner != ?",
+            (but,),
+        )
+        return [owner for (owner,) in rows.fetchall()]
 
     return ask
 

@@ -12,6 +12,7 @@ from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.store.documents import find_run
 from stagerun.store.driver import Question
 from stagerun.store.frontier import COUNTS, FLOORS, Place, page_of
+from stagerun.store.starting import OWNER_LIVES
 from stagerun.store.transaction import Statement, Unit
 
 __all__ = [
@@ -130,8 +131,10 @@ def _stages(connection: sqlite3.Connection, run: int, generation: int) -> tuple[
     )
 
 
-def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
+def adoptable(pipelines: Sequence[str], after: int) -> Question[list[tuple[int, str]]]:
     """Ask for runs that any process which knows their pipeline shall take over, the oldest first.
+
+    A page of those above number *after*: number and identifier.
 
     Those that were interrupted and say ``on_interrupt="resume"``, and those whose process went away
     while they waited for their turn: of these nothing has been executed. Not those that somebody
@@ -139,11 +142,14 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
     """
     marks = ",".join("?" * len(pipelines))
     sql = f"""
-        SELECT r.id FROM generations g
+        SELECT r.run, r.id FROM generations g
         JOIN runs r ON r.run = g.run AND r.generation = g.generation
         JOIN stages s ON s.run = g.run AND s.generation = g.generation AND s.stage = 0
-        WHERE g.status = 'interrupted' AND r.pipeline IN ({marks})
+        WHERE r.run IN (SELECT run FROM runs WHERE on_interrupt = 'resume' AND run > ?
+                        UNION SELECT run FROM runs WHERE concurrency_key IS NOT NULL AND run > ?)
+          AND g.status = 'interrupted' AND r.pipeline IN ({marks})
           AND (r.source != 'function' OR r.own_source)
+          AND g.requested_at IS NULL
           AND CASE WHEN g.started_at IS NOT NULL
                    THEN r.on_interrupt = 'resume' AND (r.resumes > 0 OR g.cause != 'owner_died')
                    ELSE r.source = 'function'
@@ -152,8 +158,8 @@ def adoptable(pipelines: Sequence[str]) -> Question[list[str]]:
                           AND q.generation = g.generation AND q.kind = 'cancel')
         ORDER BY r.run LIMIT 100"""  # noqa: S608 - only marks
 
-    def ask(connection: sqlite3.Connection) -> list[str]:
-        return [identifier for (identifier,) in connection.execute(sql, pipelines).fetchall()]
+    def ask(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+        return connection.execute(sql, (after, after, *pipelines)).fetchall()
 
     return ask
 
@@ -210,11 +216,12 @@ def next_generation(
             accepted, ok, failed, timed_out, cancelled, skipped, crashed.
     """
     guard = Statement(
-        "UPDATE runs SET generation = ?, resumes = resumes - ?"
+        "UPDATE runs SET generation = ?, resumes = resumes - ?"  # noqa: S608 - a constant
         " WHERE run = ? AND generation = ? AND resumes >= ? AND EXISTS"
         " (SELECT 1 FROM generations g WHERE g.run = runs.run"
-        "  AND g.generation = runs.generation AND g.finished_at IS NOT NULL)",
-        (generation, charge, run, generation - 1, charge),
+        "  AND g.generation = runs.generation AND g.finished_at IS NOT NULL)"
+        f" AND {OWNER_LIVES.format(owner='?')}",
+        (generation, charge, run, generation - 1, charge, owner),
     )
     status, started_at = ("queued", None) if queued else ("running", now)
     body = [

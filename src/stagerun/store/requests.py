@@ -23,7 +23,6 @@ __all__ = [
     "Request",
     "Standing",
     "close",
-    "end_queued",
     "file",
     "forget",
     "open_requests",
@@ -117,35 +116,6 @@ def close(request: int, answer: Mapping[str, Any], now: int) -> Unit:
 def forget(request: int) -> Unit:
     """Return the unit that drops a question whose answer has been read, or is not waited for."""
     return Unit(Statement("DELETE FROM requests WHERE request = ? AND kind = 'why'", (request,)))
-
-
-def end_queued(at: Standing, ending: Ending, now: int) -> Unit:
-    """Return the unit that ends a run which has not begun; refused once it has.
-
-    Nobody works on it, so there is nobody to ask: the statement is fenced by the status alone.
-    """
-    here = (at.run, at.generation)
-    return Unit(
-        Statement(
-            "UPDATE generations SET status = ?, cause = ?, message = ?, requested_at = ?,"
-            " stopped_at = ?, finished_at = ?, updated_at = ?"
-            " WHERE run = ? AND generation = ? AND status = 'queued'",
-            (ending.status.value, ending.cause.value, ending.message, *[now] * 4, *here),
-        ),
-        (
-            Statement(
-                "UPDATE stages SET status = 'skipped', finished_at = ?"
-                " WHERE run = ? AND generation = ?",
-                (now, *here),
-            ),
-            Statement("UPDATE runs SET events = events + 1 WHERE run = ?", (at.run,)),
-            Statement(
-                "INSERT INTO events SELECT run, events, ?, ?, 'run', NULL, NULL, NULL, ?"
-                " FROM runs WHERE run = ?",
-                (at.generation, now, ending.status.value, at.run),
-            ),
-        ),
-    )
 
 
 def standing(identifier: str) -> Question[Standing]:

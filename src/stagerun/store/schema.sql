@@ -43,6 +43,7 @@ CREATE TABLE runs (
 ) STRICT;
 CREATE INDEX runs_by_age ON runs (created_at, run);
 CREATE INDEX runs_by_pipeline ON runs (pipeline, created_at);
+CREATE INDEX runs_resuming ON runs (run) WHERE on_interrupt = 'resume';
 CREATE INDEX runs_by_concurrency ON runs (concurrency_key) WHERE concurrency_key IS NOT NULL;
 
 CREATE TABLE labels (

@@ -210,8 +210,12 @@ class Writer:
                 raise error.__cause__ from None
             raise
         await self._open(connection)
-        self._files.check()
-        found = await self._run(_counted, self._owner())
+        try:
+            self._files.check()
+            found = await self._run(_counted, self._owner())
+        except BaseException:
+            await self._distrust()  # not compared: nothing may be written through it
+            raise
         if found is None or found == self._acknowledged:
             return None  # no row yet, or all as it should be
         if found == self._acknowledged + 1 and self._in_doubt is not None:
