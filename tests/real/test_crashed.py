@@ -1,5 +1,6 @@
 """Real processes that die: their runs go on, and an item that kills again and again is found."""
 
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -97,3 +98,45 @@ def test_a_run_is_resumed_by_itself_at_most_a_set_number_of_times(tmp_path: Path
     assert [attempt(path, database).returncode for _ in range(2)] == [9, 9]
     left = rows(database, "SELECT resumes FROM runs")
     assert left == [(0,)]
+
+
+TERMINATED = """
+    import sys
+    import trio
+    from stagerun import Pipeline, open_runtime, stage
+
+    @stage
+    async def work(n: int) -> int:
+        print("begun", flush=True)
+        await trio.sleep_forever()
+        return n
+
+    async def main() -> None:
+        async with open_runtime(sys.argv[1]) as runtime:
+            run = await runtime.start(Pipeline("p", [work]), [1])
+            await run.wait()
+
+    trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "suspects"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)])
+def test_a_death_by_sigterm_has_no_suspects(
+    tmp_path: Path, number: signal.Signals, suspects: int
+) -> None:
+    database, path = tmp_path / "runs.db", tmp_path / "program.py"
+    path.write_text(textwrap.dedent(TERMINATED))
+    with subprocess.Popen(
+        [sys.executable, str(path), str(database)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.wait(30) == -number, "it dies of the signal as it did before"
+    command = [sys.executable, "-m", "stagerun", "recover", "--db", str(database)]
+    subprocess.run(command, check=True, capture_output=True)
+    assert rows(database, "SELECT count(*) FROM deaths") == [(suspects,)]
+    assert rows(database, "SELECT status FROM generations") == [("interrupted",)]

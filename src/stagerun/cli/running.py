@@ -200,6 +200,7 @@ class _Attendance:
     async def _host(self, task_status: trio.TaskStatus[Run]) -> None:
         """Keep the runtime open while the run lasts, and hear what signals ask for."""
         async with open_runtime(self.database) as runtime:
+            self._signals.blame_nobody = runtime.blame_nobody
             run = await self.begin(runtime)
             task_status.started(run)
             async with trio.open_nursery() as nursery:

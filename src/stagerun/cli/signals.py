@@ -40,6 +40,8 @@ class Signals:
     """When the event loop was last seen at work."""
     screen_in_use: bool = False
     """Whether bars hide the cursor."""
+    blame_nobody: Callable[[], None] = lambda: None
+    """Called with the first signal: what is under way is not to blame if the process is killed."""
     _asked: threading.Event = field(factory=threading.Event)
     _over: threading.Event = field(factory=threading.Event)
 
@@ -49,6 +51,7 @@ class Signals:
         host = trio.lowlevel.current_trio_token()
 
         def hear(number: int, _frame: FrameType | None) -> None:
+            self.blame_nobody()
             if number == signal.SIGINT and self.status is not None:
                 self._force(self.status)
             if self.status is None:

@@ -5,7 +5,8 @@ whatever comes later is handed on in memory, so that nothing is given twice. Ite
 way when a process died go before everything else: alone, where that can tell which one is to blame.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 from attrs import define, field
@@ -23,8 +24,10 @@ from stagerun.store.reopening import Suspect, suspects
 
 __all__ = ["Backlog", "Suspects", "backlogs_of"]
 
-_AT_ONCE_ALONE = 16
-"""Suspects that are all retried alone; of more, only those that were seen at two deaths."""
+_FEW = 16
+"""Items under way at a death that are all retried alone. Of more, any one is hardly to blame: they
+are retried together, until they were seen at so many deaths:"""
+_MANY_DEATHS = 3
 
 
 @define(eq=False)
@@ -89,6 +92,8 @@ class Suspects:
     actors: Sequence[StageActor]
     quiet: Callable[[], Awaitable[None]]
     """Waits until nothing of the run is under way."""
+    postpone: Callable[[float], None]
+    """Moves the run's deadline by seconds that were waited for other runs."""
     from_source: dict[int, Suspect] = field(init=False, factory=dict)
     """Those that only the source can give again, by position."""
 
@@ -102,9 +107,8 @@ class Suspects:
             for actor in self.actors
             for suspect in await self.hub.store.ask(suspects(self.hub.places[actor.index]))
         ]
-        few = len(found) <= _AT_ONCE_ALONE
         for actor, suspect in found:
-            alone = few or suspect.deaths > 1
+            alone = suspect.company <= _FEW or suspect.deaths >= _MANY_DEATHS
             if actor.index == 0 and read_again:
                 if alone:
                     self.from_source[suspect.item] = suspect
@@ -126,7 +130,7 @@ class Suspects:
             actor.stage.name,
             suspect.deaths,
         )
-        async with self.hub.quarantine:
+        async with self._quarantine():
             actor.put_stored(suspect.item, encoded, superseded=False)
             await self.quiet()
 
@@ -140,10 +144,18 @@ class Suspects:
             condemn(first, item, suspect)
             return True
         await self.quiet()
-        async with self.hub.quarantine:
+        async with self._quarantine():
             first.put(item)
             await self.quiet()
         return True
+
+    @asynccontextmanager
+    async def _quarantine(self) -> AsyncIterator[None]:
+        """Have no other suspect of this process under way; the wait for it is not this run's."""
+        began = trio.current_time()
+        async with self.hub.quarantine:
+            self.postpone(trio.current_time() - began)
+            yield
 
 
 def condemn(actor: StageActor, item: Item, suspect: Suspect) -> None:

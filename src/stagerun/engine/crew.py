@@ -1,5 +1,7 @@
 """The actors of one run: its source and its stages, how they are fed, drained and halted."""
 
+from collections.abc import Callable
+
 import trio
 
 from stagerun.engine.backlog import Suspects, backlogs_of, feed_waiting
@@ -23,12 +25,19 @@ _MARGIN = 0.5
 class Crew:
     """One generation's source and stage actors, each stage knowing the one behind it."""
 
-    def __init__(self, hub: Hub, source: Source, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        source: Source,
+        nursery: trio.Nursery,
+        *,
+        postpone: Callable[[float], None],
+    ) -> None:
         stages = enumerate(hub.pipeline.stages)
         self.stages = [actor_for(stage, index, hub, nursery) for index, stage in stages]
         for actor, follower in zip(self.stages, self.stages[1:], strict=False):
             actor.follower = follower
-        self._suspects = Suspects(hub, self.stages, self.quiet)
+        self._suspects = Suspects(hub, self.stages, self.quiet, postpone)
         self.source = SourceActor(source, hub, self.stages[0], self._suspects)
         self._hub = hub
         self._nursery = nursery

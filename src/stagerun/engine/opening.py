@@ -7,6 +7,7 @@ from pathlib import Path
 import trio
 
 from stagerun import logs
+from stagerun.engine.blame import blameless
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.runtime import Runtime
@@ -46,7 +47,7 @@ async def open_runtime(
     env = env or Env()
     store = store or _default_store(database)
     recorder = Recorder(store, env)
-    with logs.install(env.environ), unwrapped():
+    with logs.install(env.environ), unwrapped(), blameless(store.page):
         async with trio.open_nursery() as ground:
             # Not nursery.start(): shielded, its child would never end if this were cancelled now.
             opened = _Opened()

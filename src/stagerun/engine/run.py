@@ -146,7 +146,7 @@ class RunActor:
         again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
         hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
         async with trio.open_nursery() as nursery:
-            self.crew = crew = Crew(hub, self.source, nursery)
+            self.crew = crew = Crew(hub, self.source, nursery, postpone=self._postpone)
             try:
                 ending = await self._work(crew)
             except BaseException:
@@ -180,6 +180,12 @@ class RunActor:
         if ending is not None:
             how = f"{ending.status.value} ({ending.cause.value}): {ending.message}"
             self.hub.log.warning("run was ended by another process: %s", how)
+
+    def _postpone(self, seconds: float) -> None:
+        """Move the run's deadline: so long it waited for suspects of other runs."""
+        self._began += seconds
+        self._scope.deadline += seconds
+        self.hub.ledger.deadline = (self.hub.ledger.deadline or math.inf) + seconds
 
     async def _work(self, crew: Crew) -> Ending:
         """Work under the run's deadline; return how the run ends."""

@@ -220,6 +220,13 @@ class Runtime:
         """Delete ended runs now, beyond the newest *runs* or older than *days*; return them."""
         return await prune(self._store, self._recorder, self._env, Keep(runs, days))
 
+    def blame_nobody(self) -> None:
+        """Hear that somebody ends this program: what is under way is not to blame for its death.
+
+        For handlers of signals. Leaving the runtime says the same.
+        """
+        self._store.page.blame_nobody()
+
     def health(self) -> Health:
         """Return whether the database takes commits, and if not, why and since when."""
         return self._recorder.health()

@@ -96,6 +96,8 @@ class SourceActor:
         self._scope = trio.CancelScope(shield=True)
         self._left_behind: Survivor | None = None
         self._number = 0
+        self._before = hub.ledger.source_length
+        """How many items it had in an earlier generation, if that was found out."""
         self._started = False
 
     @property
@@ -195,6 +197,12 @@ class SourceActor:
         else:
             await self._feed_blocking(iter(items))
         self._hub.ledger.source_length = self._number
+        if self._reread is not None and self._number < (self._before or 0):
+            self._hub.log.warning(
+                "the source gave %d items, and %d before: what it has lost is not run again",
+                self._number,
+                self._before,
+            )
 
     def _gone_for_good(self) -> None:
         """Hear that the iterator died with its process: what it had given is all there is."""

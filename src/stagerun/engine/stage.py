@@ -63,6 +63,8 @@ class StageActor(Settling):
 
     def put(self, item: Item) -> None:
         """Take an item in; whoever puts waits for the mailbox's room afterwards."""
+        if self.drained.is_set() and self.hub.stop is not None:
+            return  # it waits, for a generation to come
         if self.drained.is_set():
             self.log.warning("an item came after the end of stage %s; void", self.stage.name)
             return

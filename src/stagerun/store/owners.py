@@ -136,16 +136,8 @@ def _end_work(dead: int, by: int, now: int) -> list[Statement]:
 def _deaths(
     in_hand: Sequence[tuple[int, int, int, int]], ended: tuple[Any, ...], now: int
 ) -> Statement:
-    """Return the statement that notes which items were under way when their process died.
-
-    Alone is one of which nothing else was; or, seen at a death before, nothing else that was so
-    too: of these there is one under way at a time.
-    """
+    """Return the statement that notes which items were under way when their process died."""
     rows = ",".join(["(?, ?, ?, ?)"] * len(in_hand))
-    seen = (
-        "EXISTS (SELECT 1 FROM deaths d WHERE d.run = {o}.run AND d.stage = {o}.stage"
-        " AND d.item = {o}.item)"
-    )
     sql = f"""
         INSERT OR IGNORE INTO deaths
         WITH held (run, generation, stage, item) AS (VALUES {rows}),
@@ -155,10 +147,6 @@ def _deaths(
                AND g.owner = ? AND g.finished_at = ? AND g.ended_by = ?
             WHERE NOT EXISTS (SELECT 1 FROM items i WHERE i.run = h.run AND i.stage = h.stage
                               AND i.item = h.item AND i.generation = h.generation))
-        SELECT o.run, o.stage, o.item, o.generation,
-               (SELECT count(*) FROM open) = 1
-               OR {seen.format(o="o")}
-                  AND (SELECT count(*) FROM open p WHERE {seen.format(o="p")}) = 1, ?
-        FROM open o"""  # noqa: S608 - only marks
+        SELECT run, stage, item, generation, (SELECT count(*) FROM open), ? FROM open"""  # noqa: S608 - only marks
     flat = [value for each in in_hand for value in each]
     return Statement(sql, (*flat, *ended, now))

@@ -173,12 +173,15 @@ class Suspect:
     """Processes that died while it was under way."""
     alone: int
     """Those of them in which nothing else was."""
+    company: int
+    """The least number of items that were under way with it, itself included."""
 
 
 def suspects(place: Place) -> Question[list[Suspect]]:
     """Ask for the suspects of a stage, in item order. What ``--failed`` forgave does not count."""
     sql = f"""
-        WITH {FLOORS} SELECT d.item, count(*), sum(d.alone) FROM deaths d JOIN here h
+        WITH {FLOORS} SELECT d.item, count(*), sum(d.among = 1), min(d.among)
+        FROM deaths d JOIN here h
         WHERE d.run = :run AND d.stage = :stage AND d.generation >= h.failed_since
           AND NOT EXISTS (SELECT 1 FROM items i JOIN here s WHERE i.run = :run
                           AND i.stage = :stage AND i.item = d.item AND {COUNTS})

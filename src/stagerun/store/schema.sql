@@ -206,7 +206,7 @@ CREATE TABLE deaths (
     stage      INTEGER NOT NULL,
     item       INTEGER NOT NULL,
     generation INTEGER NOT NULL,
-    alone      INTEGER NOT NULL,             -- 1: nothing else was under way in that process
+    among      INTEGER NOT NULL,             -- how many items were under way in that process
     at         INTEGER NOT NULL,
     PRIMARY KEY (run, stage, item, generation)
 ) STRICT, WITHOUT ROWID;
