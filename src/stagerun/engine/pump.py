@@ -20,6 +20,8 @@ class Pump:
     def __init__(self, iterator: Iterator[Any], host: trio.lowlevel.TrioToken) -> None:
         self.exhausted = False
         self.error: BaseException | None = None
+        self.thread: int | None = None
+        """The identity of the thread; `why` looks where it is."""
         self._iterator = iterator
         self._host = host
         self._out: deque[Any] = deque()
@@ -30,6 +32,7 @@ class Pump:
 
     def run(self) -> None:
         """Iterate to the end, waiting whenever enough is out. In the thread."""
+        self.thread = threading.get_ident()
         try:
             for value in self._iterator:
                 self._out.append(value)

@@ -86,6 +86,8 @@ class SourceActor:
         """Set when nothing of the source is left."""
         self.task: trio.lowlevel.Task | None = None
         """The task that reads; `why` looks where it waits."""
+        self.pump: Pump | None = None
+        """Where a blocking iterator is read, in a thread."""
         self._source = source
         self._hub = hub
         self._first = first
@@ -256,7 +258,7 @@ class SourceActor:
             for value in items:
                 await self._feed([value])
             return
-        pump = Pump(items, trio.lowlevel.current_trio_token())
+        self.pump = pump = Pump(items, trio.lowlevel.current_trio_token())
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._maybe_in_thread, pump.run)

@@ -9,6 +9,7 @@ import math
 import os
 import types
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 from attrs import frozen
@@ -23,6 +24,7 @@ from stagerun.engine.places import (
     places_of_task,
     stack_of_thread,
 )
+from stagerun.engine.pump import Pump
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.source import SourceActor
@@ -186,8 +188,17 @@ def _of_attempt(frames: list[types.FrameType], desk: Desk) -> list[types.FrameTy
 def _source(source: SourceActor | None, now: float) -> standing.Feeding | None:
     if source is None or source.exhausted_already:
         return None
-    place = None if source.task is None else place_of_task(source.task)
+    thread = None if source.pump is None else source.pump.thread
+    place = None if thread is None else place_of(_by_the_user(stack_of_thread(thread)))
+    if place is None and source.task is not None:
+        place = place_of_task(source.task)
     return standing.Feeding(gives_up_in=_left(source.gives_up_at, now), place=place)
+
+
+def _by_the_user(frames: list[FrameType]) -> list[FrameType]:
+    """Return the frames of a source's thread from the user's iterator on; none between items."""
+    begun = [n for n, frame in enumerate(frames) if frame.f_code is Pump.run.__code__]
+    return frames[begun[-1] + 1 :] if begun else []
 
 
 def _store(recorder: Recorder) -> standing.StoreFacts:
