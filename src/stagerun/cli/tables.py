@@ -82,7 +82,7 @@ def print_details(
         "created": _moment(document["created_at"]),
         "updated": _moment(document["updated_at"]),
         "finished": _moment(document["finished_at"]),
-        "deadline": None if document["finished_at"] else document["deadline_at"],
+        "deadline": None if document["finished_at"] else _moment(document["deadline_at"]),
     }
     for name, value in facts.items():
         if value not in (None, ""):

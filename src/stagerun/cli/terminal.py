@@ -130,8 +130,8 @@ def span(seconds: float) -> str:
 
 
 def ago(moment: str | None) -> str:
-    """Return how long ago an ISO 8601 *moment* was; nothing for None."""
+    """Return how long ago an ISO 8601 *moment* was, or in how long it will be; nothing for None."""
     if moment is None:
         return ""
     seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    return f"{span(max(0.0, seconds))} ago"
+    return f"in {span(-seconds)}" if seconds < 0 else f"{span(seconds)} ago"
