@@ -118,7 +118,7 @@ def catastrophe(seconds: float) -> str:
 
 async def test_c_code_that_holds_the_interpreter_is_named_when_it_lets_go(tmp_path: Path) -> None:
     text = catastrophe(0.7)
-    with listening("held the interpreter") as log:
+    with listening("stage guilty, item 1,") as log:
 
         @stage(mode="async")
         async def guilty(item: int) -> None:
@@ -129,7 +129,8 @@ async def test_c_code_that_holds_the_interpreter_is_named_when_it_lets_go(tmp_pa
             await (await runtime.start(Pipeline("p", [guilty]), [1])).wait()
     assert log.seen.wait(PATIENCE), log.lines
     (line, *_) = [line for line in log.lines if log.wanted in line]
-    assert "stage guilty, item 1, held the interpreter" in line
+    # On a busy machine the look may come when it is over: then it is said so, with the stage.
+    assert "held the interpreter" in line or "seems to have blocked the event loop" in line
     assert f"{__file__}:" in line
 
 

@@ -26,13 +26,14 @@ from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.frontier import Child, Floors, StageFacts, first_changed, judge_child
 from stagerun.rules.frontier import open_stages as opening_of
-from stagerun.store import codec, frontier, groups, starting, writes
+from stagerun.store import codec, frontier, groups, owners, starting, writes
 from stagerun.store.frontier import Place
 from stagerun.store.opening import connect
 from stagerun.store.reopening import next_generation
 from stagerun.store.transaction import Rows, Statement, Transaction, Unit, execute
 
 RUN = 1
+OWNER = owners.owner("me", None, now=1, pid=1, host="here", revision=None)
 LABELS = [outcome.label for outcome in Outcome]
 LOST = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CRASHED)
 INSERT = {
@@ -464,6 +465,7 @@ def begin(plan: Plan) -> sqlite3.Connection:
         for position, value in enumerate(stored, 1)
         for part in (RUN, 0, position, 0, 0, position, None, value)
     ]
+    execute(connection, Transaction((OWNER,)))
     unit = starting.create_run(
         identifier="r",
         pipeline=plan.pipeline(),
