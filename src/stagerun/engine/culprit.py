@@ -1,8 +1,6 @@
 """Who keeps a thread busy: the stage and the item, and the line of user code, by its stack."""
 
 import sys
-import sysconfig
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -11,12 +9,13 @@ from attrs import frozen
 from stagerun.engine import source, worker
 from stagerun.engine.env import Env
 from stagerun.engine.hub import Hub
+from stagerun.engine.places import is_user_code
 from stagerun.logs import RunLog
 
 if TYPE_CHECKING:
     from stagerun.engine.desk import Desk
 
-__all__ = ["Culprit", "culprit", "is_foreign", "suspect"]
+__all__ = ["Culprit", "culprit", "suspect"]
 
 
 @frozen(eq=False)
@@ -54,7 +53,7 @@ def culprit(thread: int) -> Culprit:
     frame, user = innermost, None
     while frame is not None:
         code = frame.f_code
-        if user is None and not is_foreign(code.co_filename):
+        if user is None and is_user_code(code.co_filename):
             user = frame
         if code is _ATTEMPT:
             desk: Desk = frame.f_locals["desk"]
@@ -82,11 +81,6 @@ def suspect(desk: "Desk") -> Culprit:
     return Culprit(place, function, actor.hub, actor.stage.name, item, desk)
 
 
-def is_foreign(file: str) -> bool:
-    """Whether a file is not the user's: of the standard library, installed, or of stagerun."""
-    return file.startswith(_FOREIGN)
-
-
 def _where(frame: FrameType | None) -> tuple[str, str]:
     if frame is None:
         return "an unknown place", "?"
@@ -95,8 +89,3 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
 
 _ATTEMPT = worker._attempt.__code__  # noqa: SLF001 - the one frame below which user code runs
 _RESOURCE = worker._carry_with_resource.__code__  # noqa: SLF001 - and the other one
-_FOREIGN = (
-    "<frozen",
-    str(Path(__file__).parent.parent),
-    *(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")),
-)

@@ -25,7 +25,8 @@ class Turn:
 async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
     """Wait for a place and take it; False when the run was ended meanwhile.
 
-    First come, first served. Whether a place is free is decided in the database, in one statement.
+    Who was started first goes first; a run that is resumed keeps its place. Whether a place is free
+    is decided in the database, in one statement.
     A dead process's runs hold no place: whoever looks after the owners settles them.
 
     Args:

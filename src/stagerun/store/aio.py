@@ -33,13 +33,15 @@ _PULSE = 0.05
 
 
 class AioStore:
-    """The store of production: one writing and one reading connection, each in its own thread."""
+    """The store of production: a writing and two reading connections, each in its own thread."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = check_path(path)
         self.page = Page()
         self._thread = AioThread("stagerun-store")
         self._reader: Connection | None = None
+        self._poller: Connection | None = None
+        """Reads what is asked again and again: it must not wait behind a long question."""
         self._wake = asyncio.Event()
         self._notified = False  # Invariant: True from a wake() until the actor looks again.
         self._stopping = False
@@ -86,14 +88,15 @@ class AioStore:
             async with (
                 writer.opened(),
                 Connection(read_only(self.path)).opened() as reader,
+                Connection(read_only(self.path)).opened() as poller,
             ):
-                self._reader = reader
+                self._reader, self._poller = reader, poller
                 started()
                 self.watch(self.page.pulse, _PULSE)
                 try:
                     await writer.serve()
                 finally:
-                    self._reader = None
+                    self._reader = self._poller = None
                     for poll in self._polls:
                         poll.cancel()
                     for ended in await asyncio.gather(*self._polls, return_exceptions=True):
@@ -140,7 +143,7 @@ class AioStore:
         )
 
     async def _poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
-        while (reader := self._reader) is not None:
+        while (reader := self._poller) is not None:
             with suppress(sqlite3.Error):  # the writer tells of it, and this is asked again
                 hear(await reader.read(question, object()))
             await asyncio.sleep(every)
