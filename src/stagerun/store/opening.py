@@ -50,12 +50,9 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
     # beside a process that commits back to back. Whoever waits looks each millisecond instead.
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
     try:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
-        connection.execute("PRAGMA cache_size = -16384")
-        # Even reading may meet a lock: of a process that recovers the log of one that was killed.
-        for step in (_check_owner, _to_wal, migrate):
+        # Whatever looks into the file may meet a lock: of a process that recovers the log of one
+        # that was killed, for example.
+        for step in (_set_up, _check_owner, _to_wal, migrate):
             _patiently(partial(step, connection), patience)
     except BaseException as error:
         connection.close()
@@ -189,6 +186,13 @@ def _patiently(action: Callable[[], None], seconds: float) -> None:
             if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or time.monotonic() > until:
                 raise
             time.sleep(0.001)
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
+    connection.execute("PRAGMA cache_size = -16384")
 
 
 def _check_owner(connection: sqlite3.Connection) -> None:
