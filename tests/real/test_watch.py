@@ -86,7 +86,7 @@ async def test_who_blocks_the_event_loop_is_named_while_it_does(
     assert "stage guilty, item 1, blocks the event loop" in line
     assert f"{__file__}:" in line
     assert block.__name__ in line
-    assert seconds < 5, "it was told while it lasted"
+    assert seconds < PATIENCE, "it was told while it lasted"
     assert any("blocked the event loop for" in line for line in log.lines)
     assert document["pipeline"] == "p"
     with closing(sqlite3.connect(tmp_path / "runs.db")) as connection:
@@ -94,10 +94,8 @@ async def test_who_blocks_the_event_loop_is_named_while_it_does(
             "SELECT level, stage, item, json_extract(body, '$.ended'),"
             " json_extract(body, '$.place') FROM events WHERE kind = 'block' ORDER BY seq"
         ).fetchall()
-        assert [row[:4] for row in rows] == [
-            ("WARNING", "guilty", 1, 0),
-            ("WARNING", "guilty", 1, 1),
-        ]
+        assert {row[:3] for row in rows} == {("WARNING", "guilty", 1)}
+        assert [row[3] for row in rows] == [0] * (len(rows) - 1) + [1], "begun, and ended"
         kept = connection.execute(
             "SELECT count(*) FROM events WHERE kind = 'log' AND body LIKE '%blocks the event loop%'"
         ).fetchone()

@@ -190,7 +190,9 @@ class Watch(trio.abc.Instrument):
             return  # it got on meanwhile: what was found is not what blocked
         if found.desk is not None and found.desk not in self._culprits:
             self._culprits.append(found.desk)
-        if self.current is None or self.current.since != since:
+        known = self.current
+        # A look that came late takes a busy loop for C code: the next one puts that right.
+        if known is None or known.since != since or (known.held and not held):
             self.current = self._reported = Block(since, found, blocked, held)
             self._report(self._reported)
 
