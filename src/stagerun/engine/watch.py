@@ -229,9 +229,10 @@ class Watch(trio.abc.Instrument):
         self._told.append(self._env.monotonic())
         where, log = block.culprit, block.culprit.log(self._env)
         words, seconds = (_HELD if block.held else _BLOCKS), block.seconds
+        # Kept before it is said: the loop may get on at any moment, and keep the end of it.
+        self._keep(where, {"ended": False, "held": block.held, "seconds": round(seconds, 3)})
         self._say(RunLog.warning, log, words, where, seconds, where.place, where.function,
                   item=where.item)  # fmt: skip
-        self._keep(where, {"ended": False, "held": block.held, "seconds": round(seconds, 3)})
 
     def _room(self) -> bool:
         """Whether another report may be made: who blocks all the time must not flood the log."""
