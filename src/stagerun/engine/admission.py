@@ -17,7 +17,7 @@ from stagerun.engine.run import RunActor
 from stagerun.engine.source import Source, source_of
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.turn import Turn
-from stagerun.errors import UsageError
+from stagerun.errors import StoreError, UsageError
 from stagerun.model.outcome import Outcome
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
@@ -42,6 +42,8 @@ Changed = Literal["refuse", "repeat"]
 
 _REGISTERS_WITHIN = 0.1
 """Seconds after which a start is tried again that found this process without an owner's row."""
+_TRIES = 100
+"""How often. Nobody registers any more once the runtime is being left."""
 _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 
@@ -88,7 +90,7 @@ class Admission:
         Raises:
             UsageError: An item cannot be stored.
         """
-        while True:
+        for _ in range(_TRIES):
             identifier = self.env.new_id()
             accepted = await accept(order, identifier, self.owner(), self.recorder, self.env)
             if accepted is not None:
@@ -98,6 +100,11 @@ class Admission:
                 return known
             # The run of that key was pruned just now; or this owner has been ended by others.
             await trio.sleep(_REGISTERS_WITHIN)
+        else:
+            raise StoreError(
+                "another process has taken this one for dead, and it is not registered anew: start"
+                " the run again"
+            )
         number, begun = accepted
         if not begun:  # cancelled while its items were stored
             return self.elsewhere(await self.store.ask(questions.generation_of(number, 1)))
