@@ -30,7 +30,7 @@ OTHER = """
             import time
             print("forked", os.getpid(), flush=True)
             time.sleep(15)
-        os._exit(0)
+            os._exit(0)
         print("begun", flush=True)
         await trio.sleep_forever()
 
