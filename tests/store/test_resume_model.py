@@ -514,6 +514,8 @@ def resume(connection: sqlite3.Connection, plan: Plan, *, failed: bool) -> int:
             stage.name,
             stage.kind.value,
             stage.version,
+            1,
+            None,
             opening.floors.since,
             opening.floors.failed_since,
             opening.counts.accepted,

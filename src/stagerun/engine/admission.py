@@ -34,6 +34,7 @@ from stagerun.store import codec, frontier, questions
 from stagerun.store.driver import Store
 from stagerun.store.questions import KnownRun
 from stagerun.store.reopening import StoredRun, next_generation, stored_run
+from stagerun.store.starting import declared
 
 __all__ = ["Admission", "Again", "AlreadyOpenError", "Changed"]
 
@@ -311,15 +312,7 @@ def _facts(stored: StoredRun) -> list[StageFacts]:
 def _row(pipeline: Pipeline, index: int, floors: Floors, counts: Counts) -> tuple[Any, ...]:
     stage = pipeline.stages[index]
     sums = (getattr(counts, outcome.label) for outcome in Outcome)
-    return (
-        stage.name,
-        stage.kind.value,
-        stage.version,
-        floors.since,
-        floors.failed_since,
-        counts.accepted,
-        *sums,
-    )
+    return *declared(stage), floors.since, floors.failed_since, counts.accepted, *sums
 
 
 def _died(stored: StoredRun) -> bool:

@@ -305,18 +305,21 @@ def _step(connection: sqlite3.Connection, run: int, generation: int) -> str | No
 
 def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[dict[str, Any]]:
     rows = connection.execute(
-        "SELECT name, kind, status, started_at, finished_at, error_code, error_message, in_flight,"
-        " accepted, ok, failed, timed_out, cancelled, skipped, crashed FROM stages"
-        " WHERE run = ? AND generation = ? ORDER BY stage",
+        "SELECT name, kind, workers, deadline, status, started_at, finished_at, error_code,"
+        " error_message, in_flight, accepted, ok, failed, timed_out, cancelled, skipped, crashed"
+        " FROM stages WHERE run = ? AND generation = ? ORDER BY stage",
         (run, generation),
     ).fetchall()
     documents = []
-    for name, kind, status, started, finished, code, message, in_flight, accepted, *sums in rows:
+    for name, kind, workers, deadline, status, started, finished, code, message, *counts in rows:
+        in_flight, accepted, *sums = counts
         settled = sum(sums)
         documents.append(
             {
                 "name": name,
                 "kind": kind,
+                "workers": workers,
+                "deadline": None if deadline is None else deadline / 1e6,
                 "status": status,
                 "percent": 100.0 * settled / accepted if accepted else None,
                 "started_at": _iso(started),

@@ -215,7 +215,7 @@ def next_generation(
         charge: 1 if it is one of the resumes that are counted; refused when none is left.
         percent: How far the run is at the beginning.
         queued: Whether it has to wait for its turn.
-        stages: Per stage its name, kind, version, since, failed_since and the sums to begin with:
+        stages: Per stage what it is declared as, since, failed_since and the sums to begin with:
             accepted, ok, failed, timed_out, cancelled, skipped, crashed.
     """
     guard = Statement(
@@ -236,9 +236,9 @@ def next_generation(
     ]
     body += [
         Statement(
-            "INSERT INTO stages (run, generation, stage, name, kind, version, since, failed_since,"
-            " accepted, ok, failed, timed_out, cancelled, skipped, crashed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO stages (run, generation, stage, name, kind, version, workers, deadline,"
+            " since, failed_since, accepted, ok, failed, timed_out, cancelled, skipped, crashed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (run, generation, index, *stage),
         )
         for index, stage in enumerate(stages)

@@ -97,6 +97,8 @@ CREATE TABLE stages (
     name        TEXT NOT NULL,
     kind        TEXT NOT NULL,
     version     INTEGER NOT NULL,
+    workers     INTEGER NOT NULL DEFAULT 1,  -- as they stood for this generation: what is shown
+    deadline    INTEGER,                     -- beside what was measured; NULL: switched off
     since        INTEGER NOT NULL DEFAULT 1, -- the first generation whose outcomes count here
     failed_since INTEGER NOT NULL DEFAULT 1, -- the same of failed, timed_out and crashed
     status      TEXT NOT NULL DEFAULT 'waiting',

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.stage import Stage
 from stagerun.model.status import Ending, Status
 from stagerun.store.transaction import Rows, Statement, Unit
 from stagerun.store.writes import INSERT, WIDTH
@@ -12,6 +13,7 @@ __all__ = [
     "OWNER_LIVES",
     "begin",
     "create_run",
+    "declared",
     "end_queued",
     "more_items",
     "refused",
@@ -82,9 +84,9 @@ def create_run(
     ]
     body += [
         Statement(
-            "INSERT INTO stages (run, generation, stage, name, kind, version)"  # noqa: S608 - as above
-            f" VALUES ({this}, 1, ?, ?, ?, ?)",
-            (identifier, index, stage.name, stage.kind.value, stage.version),
+            "INSERT INTO stages (run, generation, stage, name, kind, version, workers, deadline)"  # noqa: S608 - as above
+            f" VALUES ({this}, 1, ?, ?, ?, ?, ?, ?)",
+            (identifier, index, *declared(stage)),
         )
         for index, stage in enumerate(pipeline.stages)
     ]
@@ -93,6 +95,12 @@ def create_run(
         for name, value in labels.items()
     ]
     return Unit(guard, body)
+
+
+def declared(stage: Stage) -> tuple[str, str, int, int, int | None]:
+    """Return what a generation keeps of a stage: name, kind, version, workers and deadline."""
+    deadline = None if stage.deadline is None else int(stage.deadline * 1e6)
+    return stage.name, stage.kind.value, stage.version, stage.workers, deadline
 
 
 def refused(unit: Unit, identifier: str, ending: Ending, now: int) -> Unit:
