@@ -11,6 +11,7 @@
 #   errors, logs, phase are leaves for all.
 
 from stagerun.engine.context import Context, heartbeat, report
+from stagerun.engine.foreign import aio
 from stagerun.engine.handle import Run
 from stagerun.engine.opening import open_runtime
 from stagerun.engine.runtime import Runtime
@@ -80,6 +81,7 @@ __all__ = [
     "TargetError",
     "UsageError",
     "WorkerDied",
+    "aio",
     "batch",
     "collect",
     "heartbeat",

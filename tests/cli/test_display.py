@@ -6,9 +6,13 @@ import logging
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
-from stagerun.cli.display import Board, Progress, Screen, expected
+from stagerun.cli.board import Board
+from stagerun.cli.display import Screen
+from stagerun.cli.pace import expected
+from stagerun.cli.progress import Failures, Line, Progress
 from stagerun.cli.terminal import plain, span
 from stagerun.logs import RunLog
 from stagerun.model.status import Counts
@@ -50,24 +54,38 @@ def test_a_forecast_is_never_less_than_what_was_accepted(
         assert total is None or total >= stage.accepted
 
 
-@given(stages=STAGES, width=st.integers(20, 250), length=st.none() | st.integers(0, 10**9))
+@given(
+    stages=STAGES,
+    width=st.integers(20, 250),
+    height=st.integers(5, 60),
+    length=st.none() | st.integers(0, 10**9),
+    words=st.text(max_size=300),
+    count=st.integers(0, 20),
+)
 def test_a_picture_fits_its_screen_and_takes_no_text_for_markup(
-    stages: list[Counts], width: int, length: int | None
+    stages: list[Counts], width: int, height: int, length: int | None, words: str, count: int
 ) -> None:
     progress = Progress(
         pipeline="[bold]crawl[/bold]",
         id="0123456789abcdef",
         status="running",
+        verdict="blocked",
         percent=None,
         source_length=length,
         stages=tuple(stages),
+        labels=(words,),
         notice="[/nonsense]",
+        why=words,
+        failures=(Failures(stage=words, outcome="failed", count=10**6, message=words),) * count,
+        log=(Line(time="2026-01-02T03:04:05", level="ERROR", stage=words, message=words),) * count,
+        hint="Ctrl-C",
     )
     out = io.StringIO()
-    screen = Console(file=out, width=width, markup=False, legacy_windows=False)
+    screen = Console(file=out, width=width, height=height, markup=False, legacy_windows=False)
     screen.print(Board(lambda: progress))
     lines = out.getvalue().splitlines()
-    assert len(lines) == 2 + len(stages)
+    assert 4 <= len(lines) <= max(height, 10)
+    assert all(cell_len(line) <= width for line in lines)
     assert "[bold]crawl"[: width - 2] in lines[0]
 
 

@@ -28,7 +28,7 @@ from stagerun.store import opening, reports
 from stagerun.store.driver import is_passing
 from stagerun.store.transaction import Transaction, Unit, execute
 
-__all__ = ["cancel_run", "explain_run"]
+__all__ = ["Talk", "cancel_run", "explain_run", "talking"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_j
         The exit status that goes with the run's ending; without one 0 when nobody wanted to wait
         for it, else 1.
     """
-    with _talking(database) as talk:
+    with talking(database) as talk:
         identifier = talk.reader.ask(reports.run_identifier(run))
         body = {"reason": reason, "by": _who()}
         answer = talk.hold(ask_to_cancel(identifier, body, _now, wait=wait))
@@ -66,7 +66,7 @@ def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_j
 
 def explain_run(database: Path, run: str, *, as_json: bool) -> int:
     """Say why a run stands where it does, or the story of its end."""
-    with _talking(database) as talk:
+    with talking(database) as talk:
         identifier = talk.reader.ask(reports.run_identifier(run))
         try:
             document = talk.hold(ask_why(identifier, {"by": _who()}, _now))
@@ -93,7 +93,7 @@ def _in_words(answer: dict[str, Any], *, asked_to_wait: bool) -> str:
 
 
 @define(eq=False)
-class _Talk:
+class Talk:
     """A database open for reading, and for writing once something is to be asked."""
 
     reader: Reader
@@ -136,8 +136,9 @@ class _Talk:
 
 
 @contextmanager
-def _talking(database: Path) -> Iterator[_Talk]:
-    with reading(database) as reader, closing(_Talk(reader, database)) as talk:
+def talking(database: Path) -> Iterator[Talk]:
+    """Open *database* for questions, and for dialogues with the process that owns a run."""
+    with reading(database) as reader, closing(Talk(reader, database)) as talk:
         yield talk
 
 

@@ -177,6 +177,48 @@ def watch(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
 
 
 @app.command
+def serve(
+    *target: str,
+    db: Database = _DEFAULT,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: Annotated[str | None, Parameter(env_var="STAGERUN_TOKEN")] = None,
+    allow_host: Annotated[list[str] | None, Parameter(negative=())] = None,
+) -> int:
+    """Serve the dashboard and the API, and run what is started there, until Ctrl-C or SIGTERM.
+
+    Both shut down: streams and requests end within 1 s, runs within their grace, `interrupted`.
+
+    Parameters
+    ----------
+    target
+        The pipelines that may be started: module:name or file.py:name. None: runs are only looked
+        at, cancelled and explained.
+    host
+        The address to listen at. One that other machines reach needs a token.
+    port
+        The port; 0 takes one that is free.
+    token
+        What changes something must bring it, and what comes from elsewhere; better given by its
+        variable, for others see a command line. Without one it stands in the file DB.token.
+    allow_host
+        A name under which requests may ask for this server; may be repeated.
+    """
+    from stagerun.cli.serving import serve_targets
+
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port must be from 0 to 65535, got {port}")
+    return serve_targets(
+        target,
+        database=db,
+        host=host,
+        port=port,
+        token=token or None,
+        allowed=allow_host or (),
+    )
+
+
+@app.command
 def logs(
     run: Run,
     /,

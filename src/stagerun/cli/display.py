@@ -1,27 +1,20 @@
-"""Bars that live while a run does: a line per stage, drawn from committed numbers alone."""
+"""The screen on which the picture of a run lives while the run does, and its colours."""
 
 import logging
 import os
 import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from attrs import frozen
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
-from stagerun.cli.terminal import SHORT, console, plain, say, span
+from stagerun.cli.terminal import console, plain, say
 from stagerun.logs import TextLines
-from stagerun.model.status import Counts
 
-__all__ = ["OUTCOMES", "Board", "Progress", "Screen", "bars_fit", "expected"]
+__all__ = ["OUTCOMES", "Screen", "bars_fit"]
 
 OUTCOMES: Final = {
     "ok": "green",
@@ -33,52 +26,12 @@ OUTCOMES: Final = {
 }
 """The outcomes in the order in which people want to hear of them, and their colours."""
 
-_WINDOW: Final = 10.0
-"""Seconds that a rate looks back."""
 _PER_SECOND: Final = 10
 """Frames drawn in a second."""
+_LOOKS: Final = 4
+"""The same where another process is watched."""
 _LINES: Final = 12
 """Warnings shown above the bars at most."""
-_ROOMY, _TIGHT = 110, 72
-"""Columns from which everything, and below which only the numbers are shown."""
-
-
-@frozen(kw_only=True)
-class Progress:
-    """Where a run stands, as a frame needs it."""
-
-    pipeline: str
-    id: str
-    status: str
-    percent: float | None
-    source_length: int | None
-    stages: tuple[Counts, ...]
-    notice: str = ""
-    """One line more, when there is something to say."""
-
-
-def expected(stages: Sequence[Counts], source_length: int | None) -> list[float | None]:
-    """Tell for each stage how many items it will have had in the end, or None: nobody knows yet.
-
-    What is still to come from the stage before is taken to multiply as what came until now.
-    """
-    totals = list[float | None]()
-    for index, stage in enumerate(stages):
-        if index == 0:
-            total = None if source_length is None else float(max(source_length, stage.accepted))
-        else:
-            before, until = stages[index - 1], totals[-1]
-            left = None if until is None else until - before.settled
-            if left is None:
-                total = None
-            elif left <= 0:
-                total = float(stage.accepted)
-            elif before.settled and stage.accepted:
-                total = stage.accepted + left * stage.accepted / before.settled
-            else:
-                total = None
-        totals.append(total)
-    return totals
 
 
 def bars_fit() -> bool:
@@ -118,7 +71,7 @@ class Screen(logging.Handler):
             logger.removeHandler(self)
 
     @contextmanager
-    def bars(self, board: "Board", *, keep: bool) -> Iterator[None]:
+    def bars(self, board: RenderableType, *, keep: bool) -> Iterator[None]:
         """Draw *board* until the block is left; *keep* leaves the last frame standing.
 
         What stages print on the same terminal appears above the bars, too.
@@ -132,6 +85,18 @@ class Screen(logging.Handler):
             redirect_stdout=shared,
         ):
             yield
+
+    @contextmanager
+    def whole(self, board: RenderableType, *, keep: bool) -> Iterator[None]:
+        """Draw *board* on a screen of its own until the block is left.
+
+        Frames are written over each other, so nothing flickers; what stood on the terminal comes
+        back. *keep* leaves the last frame standing below that.
+        """
+        with Live(board, console=self.console, refresh_per_second=_LOOKS, screen=True):
+            yield
+        if keep:
+            self.console.print(board)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < self._least:
@@ -156,113 +121,3 @@ class Screen(logging.Handler):
         stage = getattr(record, "stagerun_stage", None)
         moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%SZ")
         return plain(f"{moment} {f'{stage}: ' if stage else ''}{text}")
-
-
-class Board:
-    """The picture of a run. Each frame asks *read* where the run stands.
-
-    *under_way* is for how many seconds the run had been so before.
-    """
-
-    def __init__(self, read: Callable[[], Progress], *, under_way: float = 0.0) -> None:
-        self._read = read
-        self._began = time.monotonic() - under_way
-        self._past = deque[tuple[float, tuple[int, ...]]]()
-        """When a frame was drawn and what was settled then, over the last seconds."""
-
-    def __rich_console__(self, _screen: Console, options: ConsoleOptions) -> RenderResult:
-        progress, now = self._read(), time.monotonic()
-        rates = self._rates(progress, now)
-        yield self._head(progress, now)
-        yield _lines(progress, rates, options.max_width)
-        if progress.notice:
-            yield Text(plain(progress.notice), style="yellow", no_wrap=True, overflow="ellipsis")
-
-    def _rates(self, progress: Progress, now: float) -> list[float]:
-        """Return what each stage settles in a second."""
-        settled = tuple(stage.settled for stage in progress.stages)
-        self._past.append((now, settled))
-        while now - self._past[0][0] > _WINDOW:
-            self._past.popleft()
-        then, before = self._past[0]
-        if now - then < 0.5:
-            return [0.0] * len(settled)
-        return [(new - old) / (now - then) for new, old in zip(settled, before, strict=True)]
-
-    def _head(self, progress: Progress, now: float) -> Text:
-        parts = [progress.status]
-        if progress.percent is not None:
-            parts.append(f"{progress.percent:.1f} %")
-        parts.append(span(now - self._began))
-        head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(plain(progress.pipeline), style="bold")
-        head.append(f"  {progress.id[:SHORT]}", style="cyan")
-        return head.append("  " + " · ".join(parts))
-
-
-def _lines(progress: Progress, rates: Sequence[float], width: int) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    roomy, tight = width >= _ROOMY, width < _TIGHT
-    table.add_column(max_width=max(8, width // 5), no_wrap=True, overflow="ellipsis")
-    if not tight:
-        table.add_column(no_wrap=True)
-    for justify in ("right", "left"):
-        table.add_column(justify=justify, no_wrap=True, overflow="ellipsis")
-    for _ in range(3 if roomy else 0 if tight else 1):
-        table.add_column(justify="right", no_wrap=True)
-    totals = expected(progress.stages, progress.source_length)
-    for stage, total, rate in zip(progress.stages, totals, rates, strict=True):
-        cells: list[Any] = [Text(plain(stage.name))]
-        if not tight:
-            cells.append(_bar(stage, total, 30 if roomy else 16))
-        cells += [Text(_share(stage, total)), _outcomes(stage, short=not roomy)]
-        left = Text(_left(stage, total, rate), style="cyan")
-        if roomy:
-            busy = f"{stage.in_flight:,} at work" if stage.in_flight else ""
-            cells += [Text(busy, style="dim"), Text(_rate(rate)), left]
-        elif not tight:
-            cells.append(left)
-        table.add_row(*cells)
-    return table
-
-
-def _bar(stage: Counts, total: float | None, width: int) -> ProgressBar:
-    bad = stage.failed + stage.timed_out + stage.crashed
-    style = "yellow" if bad else "green"
-    return ProgressBar(
-        total=max(total or 0.0, 1.0),
-        completed=stage.settled if total else 0.0,
-        width=width,
-        complete_style=style,
-        finished_style=style,
-    )
-
-
-def _share(stage: Counts, total: float | None) -> str:
-    if total is None:
-        return f"{stage.settled:,}" if stage.accepted else "-"
-    return f"{stage.settled:,}/{'' if total == int(total) else '~'}{round(total):,}"
-
-
-def _outcomes(stage: Counts, *, short: bool) -> Text:
-    """Name the counts that are not zero; short on room, ok goes without its word."""
-    text = Text()
-    for outcome, style in OUTCOMES.items():
-        if count := getattr(stage, outcome):
-            word = "" if short and outcome == "ok" else f" {outcome.replace('_', ' ')}"
-            text.append(f"{'  ' if text else ''}{count:,}{word}", style=style)
-    return text
-
-
-def _rate(rate: float) -> str:
-    if rate <= 0:
-        return ""
-    if rate < 0.1:
-        return f"{rate * 60:.1f}/min"
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
-
-
-def _left(stage: Counts, total: float | None, rate: float) -> str:
-    if total is None or rate <= 0 or total <= stage.settled:
-        return ""
-    return f"{span((total - stage.settled) / rate)} left"

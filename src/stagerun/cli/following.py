@@ -1,18 +1,22 @@
 """The commands that follow a run of any process, by looking at its database: watch and logs."""
 
+import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from stagerun.cli.display import Board, Progress, Screen, bars_fit
+from stagerun.cli.board import Board
+from stagerun.cli.display import Screen, bars_fit
 from stagerun.cli.exits import CANCELLED, SUCCEEDED, exit_status
+from stagerun.cli.inquiry import Motion, inquiring, progress_of
+from stagerun.cli.progress import Progress
 from stagerun.cli.reading import Reader, microseconds_ago, reading
 from stagerun.cli.tables import command, log_text, print_summary
 from stagerun.cli.terminal import SHORT, closed_pipes_ignored, complain, console, say, write_json
-from stagerun.model.status import Counts
 from stagerun.store.documents import find_run, log_lines
 
 __all__ = ["print_logs", "watch_run"]
@@ -31,7 +35,7 @@ def watch_run(database: Path, run: str, *, as_json: bool) -> int:
     with reading(database) as reader:
         document = reader.document(run)
         try:
-            document = _watched(reader, document, as_json=as_json)
+            document = _watched(reader, document, database, as_json=as_json)
         except KeyboardInterrupt:
             short = document["id"][:SHORT]
             complain(f"detached, the run goes on: {command(database, 'watch', short)}")
@@ -45,38 +49,56 @@ def watch_run(database: Path, run: str, *, as_json: bool) -> int:
     return exit_status(document["status"])
 
 
-def _watched(reader: Reader, document: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
+def _watched(
+    reader: Reader, document: dict[str, Any], database: Path, *, as_json: bool
+) -> dict[str, Any]:
     """Look until the run has ended; return its last document."""
+    if bars_fit():
+        return _drawn(reader, document, database, as_json=as_json)
     seen = ""
-    with ExitStack() as stack:
-        bars = bars_fit()
-        if bars and document["finished_at"] is None:
-            board = Board(lambda: _progress(document), under_way=_seconds_under_way(document))
-            keep = as_json or not sys.stdout.isatty()
-            stack.enter_context(Screen().bars(board, keep=keep))
-        while document["finished_at"] is None and document["verdict"] != "dead":
-            if not bars and (line := _line(document)) != seen:
-                complain(line)
-                seen = line
-            time.sleep(_EVERY)
-            document = reader.document(document["id"])
+    while not _over(document):
+        if (line := _line(document)) != seen:
+            complain(line)
+            seen = line
+        time.sleep(_EVERY)
+        document = reader.document(document["id"])
     return document
 
 
-def _progress(document: dict[str, Any]) -> Progress:
-    names = ("name", "accepted", "in_flight", "ok", "failed", "timed_out", "cancelled")
-    return Progress(
-        pipeline=document["pipeline"],
-        id=document["id"],
-        status=document["status"],
-        percent=document["percent"],
-        source_length=document["source_length"],
-        stages=tuple(
-            Counts(**{name: stage[name] for name in (*names, "skipped", "crashed")})
-            for stage in document["stages"]
-        ),
-        notice=document["message"] or "",
-    )
+def _drawn(
+    reader: Reader, document: dict[str, Any], database: Path, *, as_json: bool
+) -> dict[str, Any]:
+    """Do so with the picture of the run, on a screen of its own."""
+    if _over(document):
+        return document
+    motion = Motion(document)
+    with inquiring(database, document["id"]) as inquiry:
+
+        def read() -> Progress:
+            return progress_of(document, inquiry.answers)
+
+        board = Board(read, under_way=_seconds_under_way(document))
+        keep = as_json or not sys.stdout.isatty()
+        with _ended_softly(), Screen().whole(board, keep=keep):
+            while not _over(document):
+                inquiry.look(document, stuck=motion.stuck(document))
+                time.sleep(_EVERY)
+                document = reader.document(document["id"])
+    return document
+
+
+@contextmanager
+def _ended_softly() -> Iterator[None]:
+    """Let SIGTERM detach as Ctrl-C does: the terminal must get its screen and its cursor back."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _over(document: dict[str, Any]) -> bool:
+    return document["finished_at"] is not None or document["verdict"] == "dead"
 
 
 def _seconds_under_way(document: dict[str, Any]) -> float:
@@ -117,8 +139,7 @@ def print_logs(
                     write_json(line, sys.stdout, compact=True)
                 else:
                     say(screen, log_text(line))
-            ended = document["finished_at"] is not None or document["verdict"] == "dead"
-            if not follow or (ended and not lines):
+            if not follow or (_over(document) and not lines):
                 return SUCCEEDED
             if not lines:
                 time.sleep(_EVERY)

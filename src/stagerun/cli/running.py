@@ -10,10 +10,12 @@ from typing import Any, Final, TextIO
 import trio
 from attrs import define, field
 
-from stagerun.cli.display import Board, Progress, Screen, bars_fit
+from stagerun.cli.board import Board
+from stagerun.cli.display import Screen, bars_fit
 from stagerun.cli.exits import CANCELLED, FAILED, USAGE, exit_status
 from stagerun.cli.inputs import InputFile, InputStream, open_input
 from stagerun.cli.load import load_pipeline
+from stagerun.cli.progress import Progress
 from stagerun.cli.reading import reading
 from stagerun.cli.signals import Signals, leave_at_once
 from stagerun.cli.tables import print_summary

@@ -12,7 +12,6 @@ import math
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any
 
 import trio
@@ -20,9 +19,10 @@ from attrs import asdict
 
 from stagerun.engine.context import CURRENT, Context
 from stagerun.engine.desk import Desk
-from stagerun.errors import CancelRequested, UsageError
+from stagerun.engine.foreign import in_asyncio
+from stagerun.errors import UsageError
 from stagerun.model.stage import Kind, Stage
-from stagerun.offload.loop import AsyncioCall, run_inline
+from stagerun.offload.loop import run_inline
 from stagerun.offload.place import place_of
 from stagerun.offload.workers import WorkerProcess, Workers
 from stagerun.store import codec
@@ -43,7 +43,7 @@ async def call(desk: Desk, value: Any) -> Any:
         case "inline":
             return function()
         case "asyncio":
-            return await _in_asyncio(desk, function)
+            return await in_asyncio(desk, function)
         case "process":
             return await _in_process(desk, value)
     result = await _in_thread(desk, function)
@@ -116,54 +116,6 @@ def tell(host: trio.lowlevel.TrioToken, hear: Callable[..., None], *arguments: A
         host.run_sync_soon(hear, *arguments)
     except trio.RunFinishedError:
         return
-
-
-# -- asyncio ------------------------------------------------------------------------------------
-
-
-async def _in_asyncio(desk: Desk, function: Callable[[], Any]) -> Any:
-    """Run a coroutine function on asyncio's loop; a cut cancels its task there."""
-    hub, index, waiter = desk.actor.hub, desk.actor.index, trio.lowlevel.current_task()
-    survivor = desk.survivor(thread=True, what="asyncio task")
-    context = copy_context()
-    context.run(CURRENT.set, desk.context())
-    raise_cancelled: Callable[[], BaseException] | None = None
-
-    def ended(_call: AsyncioCall) -> None:
-        survivor.ended = True
-        if survivor.left:
-            hub.returned(survivor, index)
-        else:
-            trio.lowlevel.reschedule(waiter)
-
-    def abort(raise_cancel: Callable[[], BaseException]) -> trio.lowlevel.Abort:
-        nonlocal raise_cancelled
-        raise_cancelled = raise_cancel
-        foreign_call.cancel()
-        return trio.lowlevel.Abort.FAILED  # wait for ended(), or for let_go()
-
-    def let_go() -> None:
-        if not survivor.ended and not survivor.left:
-            foreign_call.give_up()
-            survivor.left, survivor.cut_at, desk.runs_on = True, trio.current_time(), True
-            desk.actor.log.warning("%s does not stop; it is left behind", survivor)
-            hub.leave_behind(survivor)
-            trio.lowlevel.reschedule(waiter)
-
-    await trio.lowlevel.checkpoint_if_cancelled()
-    foreign_call = hub.shared.asyncio.call(function, context, ended)
-    desk.let_go, desk.foreign = let_go, foreign_call
-    try:
-        await trio.lowlevel.wait_task_rescheduled(abort)
-    finally:
-        desk.let_go = None
-    if raise_cancelled is not None and (survivor.left or foreign_call.cancelled):
-        raise_cancelled()
-    if survivor.left or foreign_call.cancelled:
-        raise CancelRequested("the task was cancelled inside asyncio, not by stagerun")
-    if foreign_call.error is not None:
-        raise foreign_call.error
-    return foreign_call.value
 
 
 # -- processes ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -32,6 +33,8 @@ class Env:
     threads: bool = True
     """Whether blocking code goes to threads. In virtual time it runs in the event loop instead,
     because a thread would let the clock jump."""
+    host_loop: Any = None
+    """The loop of the asyncio program that this runtime lives in, if any: ``aio()`` calls there."""
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))
     """Where operators' settings come from; read once."""
 

@@ -17,7 +17,7 @@ from stagerun.model.pipeline import Pipeline
 from stagerun.store import codec
 from stagerun.store.driver import Store
 
-__all__ = ["open_runtime"]
+__all__ = ["default_store", "open_runtime"]
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def open_runtime(
         SettingError: An environment variable of stagerun's holds a bad value.
     """
     env = env or Env()
-    store = store or _default_store(database)
+    store = store or default_store(database)
     recorder = Recorder(store, env)
     with logs.install(env.environ), unwrapped(), blameless(store.page):
         async with trio.open_nursery() as ground:
@@ -67,7 +67,8 @@ async def open_runtime(
                 store.stop()  # only now: what was left behind may still have a word to say
 
 
-def _default_store(database: str | Path) -> Store:
+def default_store(database: str | Path) -> Store:
+    """Return the store that a program gets which asks for no other."""
     from stagerun.store.aio import AioStore  # noqa: PLC0415 - asyncio is loaded when first needed
 
     return AioStore(database)

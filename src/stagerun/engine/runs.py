@@ -142,14 +142,18 @@ class Runs:
         """Whether a run is still to be made, or to end."""
         return bool(self._births)
 
-    def close(self) -> float:
-        """Interrupt all runs; return the longest grace among them, in seconds."""
+    @property
+    def longest_grace(self) -> float:
+        """Seconds that the work of the runs under way gets to stop. Any thread."""
+        return max((a.hub.pipeline.grace for a in [*self.actors.values()]), default=0.0)
+
+    def close(self) -> None:
+        """Interrupt all runs."""
         self.closing = True
         for actor in [*self.actors.values()]:
             actor.stop(_SHUT_DOWN)
         for other in [*self._followed.values()]:
             other.let_go()
-        return max((a.hub.pipeline.grace for a in self.actors.values()), default=0.0)
 
     async def all_ended(self) -> None:
         """Wait until none is to be made or to end."""

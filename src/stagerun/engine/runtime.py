@@ -24,6 +24,7 @@ from stagerun.engine.runs import Runs
 from stagerun.engine.token import CancellationToken
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.offload.loop import AsyncioLoop
 from stagerun.rules.retention import Keep
 from stagerun.rules.settings import apply_settings, unknown_settings
 from stagerun.store import questions
@@ -65,7 +66,7 @@ class Runtime:
         self._recorder = recorder
         self._env = env
         self._floor = floor
-        self._shared = Shared()
+        self._shared = Shared(asyncio=AsyncioLoop(env.host_loop))
         self._runs = Runs(floor)
         self._known = {pipeline.name: pipeline for pipeline in pipelines}
         self._household = Household(
@@ -89,6 +90,9 @@ class Runtime:
             shared=self._shared,
         )
         self._heir = Heir(store, env, floor, self._runs, self._admission)
+        self.closed = False
+        """Whether all runs have ended and the owner's end is on disk: what is left is work that
+        does not stop. Any thread."""
 
     async def start(
         self,
@@ -241,6 +245,11 @@ class Runtime:
             survivor_names=tuple(str(survivor) for survivor in self._shared.survivors),
         )
 
+    @property
+    def leaves_within(self) -> float:
+        """Seconds that leaving may take at most if stages do not block the event loop."""
+        return self._runs.longest_grace + _LAST_COMMITS
+
     def tree(self) -> str:
         """Draw the supervision tree as it stands now, a task a line."""
         lines = ["runtime", *_branches(self._floor)]
@@ -286,8 +295,9 @@ class Runtime:
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._household.leave()
-        longest = self._runs.close()
-        with trio.move_on_after(longest + _LAST_COMMITS):
+        longest = self.leaves_within
+        self._runs.close()
+        with trio.move_on_after(longest):
             await self._runs.all_ended()
         await self._shared.asyncio.close()
         if self._runs.unborn_or_alive:  # their work has stopped: they wait for the database
@@ -297,6 +307,8 @@ class Runtime:
             await self._household.close()
         except StoreError:
             return  # it is what open_runtime raises already
+        finally:
+            self.closed = True
         self._floor.start_soon(self._runs.name_survivors, name="names what does not stop")
 
 

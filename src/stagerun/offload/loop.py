@@ -1,8 +1,9 @@
-"""A second private asyncio loop, for stages in code that knows asyncio only; never the store's.
+"""Loops for code that knows asyncio only: a private one, and the host's; never the store's.
 
-One loop serves a runtime, for as long as it is open: what such code keeps (sessions, pools)
+One private loop serves a runtime, for as long as it is open: what such code keeps (sessions, pools)
 belongs to the loop it was made on. A loop that a stage blocks is given up, and the next call gets a
-new one.
+new one. The loop of an asyncio program that hosts the runtime is only borrowed: nothing here ends
+it.
 """
 
 import threading
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import define, field
+
+from stagerun.errors import RuntimeClosedError
 
 if TYPE_CHECKING:  # where it is needed it is imported, which a run without such stages never pays
     import asyncio
@@ -34,8 +37,10 @@ def run_inline(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 @define(eq=False)
 class AsyncioLoop:
-    """The loop, started when first needed, replaced when it is blocked."""
+    """The loops of a runtime: the private one is started when first needed."""
 
+    host: "asyncio.AbstractEventLoop | None" = None
+    """The loop of the program, where that is one of asyncio."""
     _home: "_Home | None" = field(default=None, init=False)
 
     def call(
@@ -43,15 +48,25 @@ class AsyncioLoop:
         function: Callable[[], Coroutine[Any, Any, Any]],
         context: Context,
         on_end: Callable[["AsyncioCall"], object],
+        *,
+        on_host: bool = False,
     ) -> "AsyncioCall":
-        """Begin to run ``function()`` on the loop; *on_end* is called here, in trio, at its end."""
+        """Begin to run ``function()``; *on_end* is called here, in trio, at its end.
+
+        *on_host*: on the program's loop, if it has one.
+
+        Raises:
+            RuntimeClosedError: That loop is closed.
+        """
+        if on_host and self.host is not None:
+            return AsyncioCall(self, _Host(self.host), function, context, on_end)
         if self._home is None:
             self._home = _Home()
         return AsyncioCall(self, self._home, function, context, on_end)
 
-    def retire(self, home: "_Home") -> None:
+    def retire(self, home: "_Home | _Host") -> None:
         """Give up a loop that hears nothing any more; what is on it is left to itself."""
-        if self._home is home:
+        if isinstance(home, _Home) and self._home is home:
             self._home = None
             home.soon(home.close)  # should it hear again one day
 
@@ -70,7 +85,7 @@ class AsyncioCall:
     def __init__(
         self,
         owner: AsyncioLoop,
-        home: "_Home",
+        home: "_Home | _Host",
         function: Callable[[], Coroutine[Any, Any, Any]],
         context: Context,
         on_end: Callable[["AsyncioCall"], object],
@@ -85,7 +100,8 @@ class AsyncioCall:
         self._on_end = on_end
         self._asked = self._heard = False
         self._task: asyncio.Task[Any] | None = None
-        home.soon(self._begin, function, context)
+        if not home.soon(self._begin, function, context):
+            raise RuntimeClosedError("the asyncio loop that the call was meant for is closed")
 
     @property
     def coroutine(self) -> Any:
@@ -141,6 +157,27 @@ class _Escape(Exception):  # noqa: N818 - it carries another one
     """What asyncio must not see."""
 
 
+class _Host:
+    """The loop of the program. It is only spoken to."""
+
+    def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
+        self.loop = loop
+
+    def soon(self, function: Callable[..., object], *arguments: Any) -> bool:
+        return _soon(self.loop, function, *arguments)
+
+
+def _soon(
+    loop: "asyncio.AbstractEventLoop", function: Callable[..., object], *arguments: Any
+) -> bool:
+    """Call *function* on the loop, from any thread; False once that is closed."""
+    try:
+        loop.call_soon_threadsafe(partial(function, *arguments))
+    except RuntimeError:
+        return False
+    return True
+
+
 class _Home:
     """An asyncio loop in a daemon thread: it holds nobody's leaving."""
 
@@ -153,9 +190,8 @@ class _Home:
         self._host = trio.lowlevel.current_trio_token()
         threading.Thread(target=self._main, name="stagerun asyncio stages", daemon=True).start()
 
-    def soon(self, function: Callable[..., object], *arguments: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(partial(function, *arguments))
+    def soon(self, function: Callable[..., object], *arguments: Any) -> bool:
+        return _soon(self.loop, function, *arguments)
 
     def close(self) -> None:
         """Cancel what is left, wait a little for it, and stop. On the loop."""

@@ -13,14 +13,27 @@ from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
 from stagerun.store.frontier import COUNTS
 from stagerun.store.owners import DIED
-from stagerun.store.verdicts import Place, limits_of_today
-from stagerun.store.verdicts import verdict as judged
+from stagerun.store.selection import NEWEST, Selection, matching
+from stagerun.store.verdicts import Looks, Place
 
-__all__ = ["LOG_LINES", "item_list", "log_lines", "run_document", "run_list", "statistics"]
+__all__ = [
+    "LOG_LINES",
+    "find_run",
+    "heads",
+    "iso",
+    "item_list",
+    "log_lines",
+    "nearest_rank",
+    "run_document",
+    "run_list",
+    "statistics",
+]
 
 LOG_LINES = 20
 """Log lines in a run's document."""
 
+_AT_ONCE = 500
+"""Runs of one statement; SQLite bounds the marks in it."""
 _OUTCOMES = ("ok", "failed", "timed_out", "cancelled", "skipped", "crashed")
 
 
@@ -35,7 +48,7 @@ def run_document(identifier: str, limits: Thresholds | None = None) -> Question[
 
     def ask(connection: sqlite3.Connection) -> dict[str, Any]:
         run = find_run(connection, identifier)
-        (head,) = _heads(connection, "r.run = ?", (run,), 1, limits or limits_of_today())
+        (head,) = heads(connection, [run], Looks(connection, limits))
         current = head["generation"]
         earlier = connection.execute(
             "SELECT generation, status, cause, message, finished_at FROM generations"
@@ -51,7 +64,7 @@ def run_document(identifier: str, limits: Thresholds | None = None) -> Question[
                     "status": status,
                     "cause": cause,
                     "message": message,
-                    "finished_at": _iso(finished),
+                    "finished_at": iso(finished),
                 }
                 for generation, status, cause, message, finished in earlier
             ],
@@ -70,26 +83,22 @@ def run_list(
     limit: int = 50,
     limits: Thresholds | None = None,
 ) -> Question[list[dict[str, Any]]]:
-    """Ask for runs, the newest first. Times are microseconds; *limits* as in a document."""
-    conditions, parameters = ["1"], list[Any]()
-    for condition, value in (
-        ("g.status = ?", status),
-        ("r.pipeline = ?", pipeline),
-        ("r.created_at < ?", created_before),
-        ("g.finished_at >= ?", finished_since),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            parameters.append(value)
-    for name, value in (labels or {}).items():
-        conditions.append(
-            "EXISTS (SELECT 1 FROM labels l WHERE l.run = r.run AND l.name = ? AND l.value = ?)"
-        )
-        parameters += [name, value]
+    """Ask for runs, the newest first. Times are microseconds; *limits* as in a document.
+
+    Raises:
+        UsageError: There is no such status.
+    """
+    selection = Selection(
+        status=status,
+        pipeline=pipeline,
+        labels=labels or {},
+        created_before=created_before,
+        finished_since=finished_since,
+    )
 
     def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-        where = " AND ".join(conditions)
-        return _heads(connection, where, tuple(parameters), limit, limits or limits_of_today())
+        looks = Looks(connection, limits)
+        return heads(connection, matching(connection, selection, looks, NEWEST, limit), looks)
 
     return ask
 
@@ -108,7 +117,7 @@ def log_lines(
         return [
             {
                 "seq": seq,
-                "time": _iso(at),
+                "time": iso(at),
                 "level": level,
                 "stage": stage,
                 "item": item,
@@ -189,14 +198,14 @@ def statistics(pipeline: str, since: int) -> Question[dict[str, Any]]:
         ).fetchone()
         return {
             "pipeline": pipeline,
-            "since": _iso(since),
+            "since": iso(since),
             "runs": len(rows),
             "running": running,
             "by_status": by_status,
             "timed_out_items": items_timed_out,
             "seconds": {
-                "median": _quantile(seconds, 0.5),
-                "p99": _quantile(seconds, 0.99),
+                "median": nearest_rank(seconds, 0.5),
+                "p99": nearest_rank(seconds, 0.99),
                 "longest": seconds[-1] if seconds else None,
             },
         }
@@ -217,37 +226,39 @@ def find_run(connection: sqlite3.Connection, identifier: str) -> int:
     return int(rows[0][0])
 
 
+def heads(
+    connection: sqlite3.Connection, runs: Sequence[int], looks: Looks
+) -> list[dict[str, Any]]:
+    """Return the documents of the runs with these numbers as a list shows them, newest first."""
+    documents, ordered = [], sorted(runs, reverse=True)
+    for first in range(0, len(ordered), _AT_ONCE):
+        page = ordered[first : first + _AT_ONCE]
+        sql = f"{_HEAD} WHERE r.run IN ({', '.join('?' * len(page))}) ORDER BY r.run DESC"
+        documents += [_head(row, looks) for row in connection.execute(sql, page).fetchall()]
+    return documents
+
+
+# The step of a run is the last stage that has begun, unless it reports one.
 _HEAD = f"""
-    SELECT r.run, r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
-           g.message, g.error_code, g.percent, g.step, g.note, g.done, g.total, r.created_at,
+    SELECT r.id, r.pipeline, r.target, r.params, r.generation, g.status, g.cause,
+           g.message, g.error_code, g.percent, g.note, g.done, g.total, r.created_at,
            g.started_at, g.updated_at, o.alive_at, g.finished_at, g.deadline_at, g.requested_at,
            g.stopped_at, g.survivors, r.source_length, o.id, o.device, o.inode, o.ended_at,
-           g.moved_at, {DIED}
+           g.moved_at, {DIED},
+           (SELECT json_group_object(name, value) FROM labels l WHERE l.run = r.run),
+           coalesce(nullif(g.step, ''), (SELECT name FROM stages s WHERE s.run = r.run
+                             AND s.generation = r.generation AND s.started_at IS NOT NULL
+                             ORDER BY s.stage DESC LIMIT 1))
     FROM runs r JOIN generations g ON g.run = r.run AND g.generation = r.generation
     LEFT JOIN owners o ON o.owner = g.owner
 """  # noqa: S608 - a constant
 
 
-def _heads(
-    connection: sqlite3.Connection,
-    where: str,
-    parameters: Sequence[Any],
-    limit: int,
-    limits: Thresholds,
-) -> list[dict[str, Any]]:
-    rows = connection.execute(
-        f"{_HEAD} WHERE {where} ORDER BY r.created_at DESC, r.run DESC LIMIT ?",
-        (*parameters, limit),
-    ).fetchall()
-    return [_head(connection, row, limits) for row in rows]
-
-
-def _head(connection: sqlite3.Connection, row: Sequence[Any], limits: Thresholds) -> dict[str, Any]:
-    (run, identifier, pipeline, target, params, generation, status, cause, message, error_code,
-     percent, step, note, done, total, created, started, updated, alive, finished, deadline,
+def _head(row: Sequence[Any], looks: Looks) -> dict[str, Any]:
+    (identifier, pipeline, target, params, generation, status, cause, message, error_code,
+     percent, note, done, total, created, started, updated, alive, finished, deadline,
      requested, stopped, survivors, source_length, owner, device, inode, owner_ended, moved,
-     died) = row  # fmt: skip
-    labels = connection.execute("SELECT name, value FROM labels WHERE run = ?", (run,)).fetchall()
+     died, labels, step) = row  # fmt: skip
     place = Place(
         pipeline=pipeline,
         status=status,
@@ -259,7 +270,7 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any], limits: Thresholds
         begun_at=started or created,
         moved_at=moved,
     )
-    verdict = "ended" if finished else judged(connection, place, limits)
+    verdict = "ended" if finished else looks.verdict(place)
     if verdict == "dead":  # nobody has settled it yet; whoever reads now is told the truth
         status, cause = "interrupted", "owner_died"
         message = died
@@ -272,35 +283,25 @@ def _head(connection: sqlite3.Connection, row: Sequence[Any], limits: Thresholds
         "status": status,
         "verdict": verdict,
         "cause": cause,
-        "step": step or _step(connection, run, generation),
+        "step": step,
         "message": message or note,
         "percent": percent,
         "done": done,
         "total": total,
-        "labels": dict(labels),
+        "labels": msgspec.json.decode(labels),
         "params": _plain(params),
         "source_length": source_length,
-        "created_at": _iso(created),
-        "started_at": _iso(started),
-        "updated_at": _iso(updated),
-        "last_heartbeat_at": _iso(max(updated, min(alive or 0, finished or alive or 0))),
-        "finished_at": _iso(finished),
-        "deadline_at": _iso(deadline),
-        "requested_at": _iso(requested),
-        "stopped_at": _iso(stopped),
+        "created_at": iso(created),
+        "started_at": iso(started),
+        "updated_at": iso(updated),
+        "last_heartbeat_at": iso(max(updated, min(alive or 0, finished or alive or 0))),
+        "finished_at": iso(finished),
+        "deadline_at": iso(deadline),
+        "requested_at": iso(requested),
+        "stopped_at": iso(stopped),
         "survivors": [] if survivors is None else msgspec.json.decode(survivors),
         "error": {"code": error_code or cause, "message": message} if failed else None,
     }
-
-
-def _step(connection: sqlite3.Connection, run: int, generation: int) -> str | None:
-    """Return the stage that the run is in: the last one that has begun."""
-    row = connection.execute(
-        "SELECT name FROM stages WHERE run = ? AND generation = ? AND started_at IS NOT NULL"
-        " ORDER BY stage DESC LIMIT 1",
-        (run, generation),
-    ).fetchone()
-    return None if row is None else row[0]
 
 
 def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[dict[str, Any]]:
@@ -322,8 +323,8 @@ def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[d
                 "deadline": None if deadline is None else deadline / 1e6,
                 "status": status,
                 "percent": 100.0 * settled / accepted if accepted else None,
-                "started_at": _iso(started),
-                "finished_at": _iso(finished),
+                "started_at": iso(started),
+                "finished_at": iso(finished),
                 "error": None if code is None else {"code": code, "message": message},
                 "accepted": accepted,
                 **dict(zip(_OUTCOMES, sums, strict=True)),
@@ -343,13 +344,14 @@ def _plain(encoded: bytes) -> Any:
         return repr(value)
 
 
-def _iso(microseconds: int | None) -> str | None:
+def iso(microseconds: int | None) -> str | None:
+    """Return a moment as documents tell it; None stays None."""
     if microseconds is None:
         return None
     return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="milliseconds")
 
 
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
+def nearest_rank(ordered: Sequence[float], share: float) -> float | None:
     """Return the nearest-rank quantile of ordered values."""
     if not ordered:
         return None

@@ -42,7 +42,7 @@ CREATE TABLE runs (
     resumes       INTEGER NOT NULL DEFAULT 0 -- resumes of that sort that are left
 ) STRICT;
 CREATE INDEX runs_by_age ON runs (created_at, run);
-CREATE INDEX runs_by_pipeline ON runs (pipeline, created_at);
+CREATE INDEX runs_by_pipeline ON runs (pipeline, run);
 CREATE INDEX runs_resuming ON runs (run) WHERE on_interrupt = 'resume';
 CREATE INDEX runs_by_concurrency ON runs (concurrency_key) WHERE concurrency_key IS NOT NULL;
 
@@ -87,7 +87,8 @@ CREATE TABLE generations (
     PRIMARY KEY (run, generation)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generations_by_status ON generations (status, run);
-CREATE INDEX generations_by_owner ON generations (owner);
+CREATE INDEX generations_by_owner ON generations (owner, status, run);
+CREATE INDEX generations_again ON generations (run, generation) WHERE generation > 1;
 
 -- Invariant: accepted >= the six outcomes + in_flight; what remains is waiting.
 CREATE TABLE stages (
@@ -131,6 +132,8 @@ CREATE TABLE items (
     result     BLOB,                         -- when small; else in results
     PRIMARY KEY (run, stage, item, generation)
 ) STRICT, WITHOUT ROWID;
+-- What is looked for is rarely `ok`: so most rows cost nothing here.
+CREATE INDEX items_by_outcome ON items (run, stage, outcome, item, generation) WHERE outcome <> 0;
 
 CREATE TABLE results (
     run        INTEGER NOT NULL,

@@ -1,0 +1,1 @@
+"""Where the engine lives inside programs that are not trio's."""
