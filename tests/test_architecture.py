@@ -8,11 +8,12 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "stagerun"
 
-LEAVES = {"errors", "logs", "phase"}
+LEAVES = {"errors", "logs", "phase", "redaction"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "phase": set(),
-    "logs": {"errors"},
+    "redaction": {"errors"},
+    "logs": {"errors", "redaction"},
     "model": {"errors"},
     "rules": {"model", "errors"},
     # The one judgement that documents need: pure, and of plain numbers.

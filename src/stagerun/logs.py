@@ -34,6 +34,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from stagerun.errors import SettingError
+from stagerun.redaction import redacted
 
 __all__ = ["STACK_LIMIT", "TEXT_LIMIT", "JsonLines", "RunLog", "Sink", "TextLines", "install"]
 
@@ -49,6 +50,7 @@ Sink = Callable[[int, int, str | None, int | str | None, str], None]
 _Exc = BaseException | bool | None
 _LEVELS: Final = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 _CUT: Final = "… (cut)"
+_BEYOND: Final = 500  # characters that are looked at: a secret must not be known by halves
 # Control characters, line separators, marks that reorder text on a screen, lone surrogates.
 _UNSAFE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -294,11 +296,11 @@ def _stack(record: logging.LogRecord) -> list[str]:
     if len(text) > STACK_LIMIT:
         half = STACK_LIMIT // 2
         text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    return text.rstrip("\n").split("\n")
+    return redacted(text).rstrip("\n").split("\n")
 
 
 def _one_line(text: str) -> str:
-    line = _escaped(text[: TEXT_LIMIT + 1])
+    line = _escaped(redacted(text[: TEXT_LIMIT + _BEYOND])[: TEXT_LIMIT + 1])
     return line if len(line) <= TEXT_LIMIT else line[: TEXT_LIMIT - len(_CUT)] + _CUT
 
 

@@ -1,5 +1,6 @@
 """Opening databases: new, old, newer, foreign and broken ones."""
 
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -84,3 +85,16 @@ def test_a_reading_connection_cannot_write(tmp_path: Path) -> None:
         pytest.raises(sqlite3.OperationalError, match="readonly"),
     ):
         connection.execute("DELETE FROM runs")
+
+
+def test_only_its_owner_may_read_a_new_database(tmp_path) -> None:
+    before = os.umask(0)
+    try:
+        connection = connect(tmp_path / "runs.db")
+        connection.execute("CREATE TABLE t (a)")
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+        connection.close()
+    finally:
+        os.umask(before)
+    assert set(modes) == {"runs.db", "runs.db-wal", "runs.db-shm"}
+    assert set(modes.values()) == {0o600}

@@ -55,6 +55,8 @@ class Board:
         rows += [Text(), *failures] if failures else []
         log = panels.log(_last(progress.log, _fitting(_LOG, room - len(rows))), width)
         rows += [Text(), *log] if log else []
+        if hint and height - len(rows) > len(hint):
+            rows.append(Text())
         return [*rows, *hint]
 
 

@@ -54,11 +54,12 @@ def head(
     if progress.verdict in _LOUD:
         name.append(f" {_said(progress.verdict)} ", style=_LOUD[progress.verdict])
         name.append(" ")
-    times = Text(" · ".join(_times(progress, seconds, rates, left)))
+    times = [Text(each) for each in _times(progress, seconds, rates, left)]
     labels = Text("".join(f"  {plain(label)}" for label in progress.labels), style="dim")
-    if name.cell_len + times.cell_len <= width:
-        return [row(Text.assemble(name, times, labels), width)]
-    return [row(Text.assemble(name, labels), width), row(times, width)]
+    whole = Text.assemble(name, Text(" · ").join(times))
+    if whole.cell_len <= width:
+        return [row(whole.append_text(labels), width)]
+    return [row(name.append_text(labels), width), *_packed(times, width, between=" · ")]
 
 
 def _times(
@@ -110,7 +111,7 @@ def stages(known: Sequence[Stage], width: int, *, detailed: bool) -> list[Text]:
     return [
         each
         for line, tail in zip(rows, tails, strict=True)
-        for each in (row(line, width), *_packed(filter(None, tail), width, indent=2))
+        for each in (row(line, width), *_packed(filter(None, tail), width, indent="  "))
     ]
 
 
@@ -188,13 +189,16 @@ def _rate(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
-def _packed(parts: Iterable[Text], width: int, *, indent: int) -> list[Text]:
+def _packed(
+    parts: Iterable[Text], width: int, *, between: str = "  ", indent: str = ""
+) -> list[Text]:
     """Put parts beside each other, as many in a row as there is room for."""
     rows = list[Text]()
     for part in parts:
-        if not rows or rows[-1].cell_len + 2 + part.cell_len > width:
-            rows.append(Text(" " * (indent - 2)))
-        rows[-1].append("  ").append_text(part)
+        if rows and rows[-1].cell_len + len(between) + part.cell_len <= width:
+            rows[-1].append(between).append_text(part)
+        else:
+            rows.append(Text(indent).append_text(part))
     return [row(each, width) for each in rows]
 
 

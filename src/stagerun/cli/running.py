@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -232,6 +233,7 @@ class _Attendance:
     @contextmanager
     def _drawn(self, run: Run, screen: Screen) -> Iterator[None]:
         """Draw the bars until the block is left."""
+        limit, began = self.pipeline.deadline, time.monotonic()
 
         def read() -> Progress:
             return Progress(
@@ -241,6 +243,7 @@ class _Attendance:
                 percent=run.percent,
                 source_length=run.source_length,
                 stages=run.counts,
+                deadline_in=None if limit is None else began + limit - time.monotonic(),
                 notice=self._notice() or _hidden(screen.hidden),
             )
 

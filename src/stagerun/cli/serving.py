@@ -26,18 +26,17 @@ from stagerun.model.pipeline import Pipeline
 from stagerun.rules.settings import apply_settings
 
 if TYPE_CHECKING:  # it comes with an extra, and that it is missing shall be said in a sentence
-    from stagerun.web import Service
+    from stagerun.web.service import Service
 
 __all__ = ["serve_targets"]
 
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "[::1]")
 _STREAMS: Final = 1
 """Seconds that open connections get for their end; streams take less by themselves."""
 _PATIENCE: Final = 9.0
 """Seconds beyond the runs' grace after which a blocked event loop no longer keeps the command."""
 _PORTS: Final = 50
 """Ports that are tried to name one that is free."""
-_TOKEN: Final = re.compile(r"[!-~]+")
+_TOKEN: Final = re.compile(r"[!-~]{16,}")
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -132,8 +131,8 @@ def _free_port(family: socket.AddressFamily, ip: str, taken: int) -> int | None:
 
 def _check_token(address: _Address, token: str | None) -> None:
     if token is not None and not _TOKEN.fullmatch(token):
-        raise UsageError("the token must be of visible ASCII characters, without spaces")
-    if token is None and not ipaddress.ip_address(address[1].partition("%")[0]).is_loopback:
+        raise UsageError("the token must have 16 visible ASCII characters at least, and no spaces")
+    if token is None and not _ip(address).is_loopback:
         raise UsageError(
             f"{address[1]} can be reached from other machines, so it needs a token:"
             " set STAGERUN_TOKEN (or --token), or stay with --host 127.0.0.1"
@@ -141,15 +140,17 @@ def _check_token(address: _Address, token: str | None) -> None:
 
 
 def _names(address: _Address, allowed: Sequence[str]) -> tuple[str, ...]:
-    """Return the names under which requests may ask for this server."""
-    own = [] if ipaddress.ip_address(address[1].partition("%")[0]).is_unspecified else [address]
-    return tuple(dict.fromkeys([*_LOOPBACK, *map(_in_url, own), *allowed]))
+    """Return the names under which requests may ask for this server, beside the machine's own."""
+    return (*allowed,) if _ip(address).is_unspecified else (_in_url(address), *allowed)
 
 
 def _shown(address: _Address, allowed: Sequence[str]) -> str:
-    if ipaddress.ip_address(address[1].partition("%")[0]).is_unspecified:
-        return [*allowed, "127.0.0.1"][0]
-    return _in_url(address)
+    """Return the name under which people find it."""
+    return [*allowed, "127.0.0.1"][0] if _ip(address).is_unspecified else _in_url(address)
+
+
+def _ip(address: _Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(address[1].partition("%")[0])
 
 
 def _in_url(address: _Address) -> str:
@@ -178,7 +179,7 @@ def _service(
     try:
         import uvicorn  # noqa: F401, PLC0415 - it comes with an extra that may be missing
 
-        from stagerun.web import Service  # noqa: PLC0415 - likewise
+        from stagerun.web.service import Service  # noqa: PLC0415 - likewise
     except ModuleNotFoundError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'stagerun[web]'") from error
     return Service(database, pipelines=pipelines, token=token, hosts=hosts)
@@ -220,7 +221,7 @@ def _serve(
         """uvicorn, between the service's begin and end: an error of its begin is our caller's."""
 
         async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-            async with service.lifespan(service.app):
+            async with service.opened():
                 if not leaving.asked:
                     tell()
                     await super().serve(sockets)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import trio
 
-from stagerun import logs
+from stagerun import logs, redaction
 from stagerun.engine.blame import blameless
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
@@ -45,6 +45,7 @@ async def open_runtime(
         SettingError: An environment variable of stagerun's holds a bad value.
     """
     env = env or Env()
+    redaction.check(env.environ)
     store = store or default_store(database)
     recorder = Recorder(store, env)
     with logs.install(env.environ), unwrapped(), blameless(store.page):

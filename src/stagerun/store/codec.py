@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from stagerun.redaction import redacted
+
 __all__ = [
     "TEXT_LIMIT",
     "UNSTORABLE",
@@ -24,6 +26,9 @@ __all__ = [
 
 TEXT_LIMIT = 4_000
 """Characters of a kept message; a traceback may have five times as many."""
+
+_BEYOND = 500
+"""Characters beyond the cut that are looked at: a secret must not be known by halves."""
 
 encode = msgspec.msgpack.Encoder().encode
 """Encode a result. Raises TypeError, ValueError or OverflowError for what cannot be stored."""
@@ -61,13 +66,17 @@ def fingerprint(encoded: bytes) -> bytes:
 
 
 def words(value: object, limit: int = TEXT_LIMIT) -> str:
-    """Return text about *value* that can be stored whatever it is; cut text is marked."""
+    """Return text about *value* that can be stored whatever it is; cut text is marked.
+
+    Secrets are taken out of it.
+    """
     try:
         text = value if isinstance(value, str) else str(value)
     except BaseException as broken:  # noqa: BLE001 - a __str__ may raise anything; say so instead
         text = f"<{type(value).__name__} whose text raises {type(broken).__name__}>"
-    if len(text) > limit:
-        text = f"{text[:limit]}… [{len(text) - limit} more characters cut]"
+    length, text = len(text), redacted(text[: limit + _BEYOND])
+    if length > limit:
+        text = f"{text[:limit]}… [{length - limit} more characters cut]"
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 

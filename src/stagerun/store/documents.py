@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from stagerun.errors import UsageError
+from stagerun.redaction import PUT, is_secret_name, redacted
 from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
 from stagerun.store.frontier import COUNTS
@@ -336,12 +337,23 @@ def _stages(connection: sqlite3.Connection, run: int, generation: int) -> list[d
 
 
 def _plain(encoded: bytes) -> Any:
-    """Return a stored value as JSON can show it."""
+    """Return a stored value as JSON can show it, without what its name calls a secret."""
     value = msgspec.msgpack.decode(encoded, strict=False)
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
+        return _shown(msgspec.json.decode(msgspec.json.encode(value)))
     except (TypeError, ValueError):  # JSON knows text keys only
-        return repr(value)
+        return redacted(repr(value))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: PUT if is_secret_name(name) and not isinstance(each, dict | list) else _shown(each)
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def iso(microseconds: int | None) -> str | None:

@@ -100,7 +100,7 @@ def status_counts() -> Question[dict[str, int]]:
 def pipeline_names() -> Question[list[str]]:
     """Ask for the names of the pipelines that have runs, in order."""
     return lambda connection: _steps(
-        connection, "SELECT min(pipeline) FROM runs WHERE pipeline > ?", (), _NAMES
+        connection, "SELECT min(pipeline) FROM runs WHERE pipeline {} ?", (), _NAMES
     )
 
 
@@ -118,7 +118,8 @@ def pipelines(limits: Thresholds | None = None) -> Question[list[dict[str, Any]]
             ).fetchone()
             stages = connection.execute(
                 "SELECT s.name, s.kind, s.workers, s.deadline / 1e6 FROM runs r JOIN stages s"
-                " ON s.run = r.run AND s.generation = r.generation WHERE r.run = ? ORDER BY s.stage",
+                " ON s.run = r.run AND s.generation = r.generation"
+                " WHERE r.run = ? ORDER BY s.stage",
                 (last,),
             ).fetchall()
             (head,) = heads(connection, [last], looks)
@@ -140,10 +141,9 @@ def label_names(name: str | None = None) -> Question[list[dict[str, Any]]]:
     """Ask which labels runs have, or for the one of a name; each with its first values."""
 
     def ask(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-        names = [name]
-        if name is None:
-            names = _steps(connection, "SELECT min(name) FROM labels WHERE name > ?", (), _NAMES)
-        sql = "SELECT min(value) FROM labels WHERE name = ? AND value > ?"
+        every = "SELECT min(name) FROM labels WHERE name {} ?"
+        names = [name] if name is not None else _steps(connection, every, (), _NAMES)
+        sql = "SELECT min(value) FROM labels WHERE name = ? AND value {} ?"
         found = [
             {"name": each, "values": _steps(connection, sql, (each,), _VALUES)} for each in names
         ]
@@ -179,9 +179,8 @@ def _steps(
     DISTINCT would read the whole index.
     """
     found: list[str] = []
-    while len(found) < most:
-        (text,) = connection.execute(sql, (*values, found[-1] if found else "")).fetchone()
-        if text is None:
-            break
+    (text,) = connection.execute(sql.format(">="), (*values, "")).fetchone()
+    while text is not None and len(found) < most:
         found.append(text)
+        (text,) = connection.execute(sql.format(">"), (*values, text)).fetchone()
     return found

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -46,6 +47,7 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
     if sqlite3.sqlite_version_info < _SQLITE_FLOOR:
         floor = ".".join(map(str, _SQLITE_FLOOR))
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: {floor} is needed")
+    _create_for_owner_only(path)
     # No waiting inside SQLite: its busy handler sleeps up to 0.1 s between two looks, and starves
     # beside a process that commits back to back. Whoever waits looks each millisecond instead.
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
@@ -62,6 +64,12 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
             raise StoreError(f"database {path}: {error}") from None
         raise
     return connection
+
+
+def _create_for_owner_only(path: str | Path) -> None:
+    """Make a new database's file readable for nobody else; SQLite's own files beside it follow."""
+    with suppress(OSError):  # it is there; or SQLite says what is wrong with the place
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def read_only(path: str | Path) -> sqlite3.Connection:

@@ -26,6 +26,7 @@ VISITOR: Final = "stagerun.visitor"
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 """Methods that change nothing."""
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+_PASSED_ON: Final = (b"forwarded", b"x-forwarded", b"x-real-ip", b"via")
 _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}?)\.?(:[0-9]{1,5})?")
 _HEADERS: Final = (
     (
@@ -110,7 +111,8 @@ class Guard:
                 if scope["method"] == "OPTIONS" and origin and headers.preflight:
                     await _no_content(send_guarded)
                     return
-                await self._app({**scope, VISITOR: visitor}, receive, send_guarded)
+                scope = {**scope, VISITOR: visitor}
+                await self._app(scope, receive, send_guarded)
             except Problem as problem:
                 await problem.response()(scope, receive, send_guarded)
         except Exception as error:
@@ -199,7 +201,7 @@ class _Headers:
     @property
     def forwarded(self) -> bool:
         """Whether somebody has passed the request on: then its client is not whom we see."""
-        return any(name == b"forwarded" or name.startswith(b"x-forwarded") for name, _ in self._raw)
+        return any(name.startswith(_PASSED_ON) for name, _ in self._raw)
 
     @property
     def preflight(self) -> bool:
