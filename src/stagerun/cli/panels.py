@@ -11,7 +11,7 @@ from stagerun.cli.progress import Failures, Line, Progress
 from stagerun.cli.terminal import SHORT, plain, span
 from stagerun.model.status import Counts
 
-__all__ = ["failures", "head", "log", "reasons", "row", "stages"]
+__all__ = ["divided", "failures", "head", "log", "reasons", "row", "stages"]
 
 _NARROW: Final = 72
 """Columns below which the head takes two rows, and bars are short."""
@@ -136,13 +136,13 @@ def _bar(stage: Counts, total: float | None, width: int) -> Text:
         done = round(width * stage.settled / whole)
         if stage.settled < whole:
             done = min(done, width - 1)
-        cells = _cells([getattr(stage, name) for name in OUTCOMES], done)
+        cells = divided([getattr(stage, name) for name in OUTCOMES], done)
         for count, style in zip(cells, OUTCOMES.values(), strict=True):
             bar.append("━" * count, style=style)
     return bar.append("─" * (width - len(bar)), style="bright_black")
 
 
-def _cells(counts: Sequence[int], width: int) -> list[int]:
+def divided(counts: Sequence[int], width: int) -> list[int]:
     """Divide *width* cells by *counts*: what is there at all is seen, as far as there is room."""
     cells = [0] * len(counts)
     for index, count in enumerate(counts):

@@ -11,6 +11,7 @@ from stagerun.engine.env import Env
 from stagerun.engine.ledger import Ledger, Post
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.token import CancellationToken
+from stagerun.engine.tracing import Tracing
 from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Ending, Status
@@ -77,6 +78,8 @@ class Hub:
     """Of the runtime: held while an item runs that is suspected of killing its process."""
     stop: Stop | None = None
     """Invariant: set once, before any scope is cancelled for it."""
+    tracing: Tracing | None = None
+    """Its spans, where OpenTelemetry is used."""
     survivors: dict[Survivor, None] = field(factory=dict)
     shared: Shared = field(factory=Shared)
     calm: trio.Event = field(factory=trio.Event)

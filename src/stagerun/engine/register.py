@@ -89,6 +89,8 @@ class Register:
         self._began = trio.current_time()
         self.log.info("stage %s started", self._stage.name)
         self._status("running", started_at=self._hub.env.now_us())
+        if self._hub.tracing is not None:
+            self._hub.tracing.stage_begins(self._stage.name)
 
     def stand(self, oldest: float | None) -> None:
         """Say how a long stage stands. *oldest*: when its oldest attempt began."""
@@ -108,6 +110,8 @@ class Register:
         """Record and say how the stage ended."""
         error = None if status == "succeeded" else self._last_error
         self._status(status, finished_at=self._hub.env.now_us(), error=error)
+        if self._hub.tracing is not None:
+            self._hub.tracing.stage_ends(self._stage.name, status, counts)
         if status == "skipped":
             return
         if self._began is None:

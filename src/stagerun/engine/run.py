@@ -28,6 +28,7 @@ from stagerun.engine.crew import Crew
 from stagerun.engine.hub import Hub
 from stagerun.engine.ledger import Post, Snapshot
 from stagerun.engine.source import Source
+from stagerun.engine.tracing import Tracing
 from stagerun.engine.turn import Turn, end_in_line, has_turn, take_turn
 from stagerun.engine.unwrap import sole
 from stagerun.errors import StoreError
@@ -145,6 +146,7 @@ class RunActor:
         hub.recorder.live[hub.ledger] = None
         again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
         hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
+        hub.tracing = Tracing.begin(hub.context, hub.id, hub.pipeline, hub.ledger.generation)
         async with trio.open_nursery() as nursery:
             self.crew = crew = Crew(hub, self.source, nursery, postpone=self._postpone)
             try:
@@ -304,6 +306,8 @@ class RunActor:
         speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
         await hub.recorder.flush(ledger)
+        if hub.tracing is not None:
+            hub.tracing.end(ledger.published.ending or ending)
 
     def result(self) -> Result:
         """Return how the run ended, from committed data.

@@ -157,8 +157,12 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
 async def _attempt(actor: "StageActor", desk: Desk) -> _How:
     """Call the stage once. Whatever it raises is the item's, never the worker's."""
     PHASE.set(None)
+    tracing = actor.hub.tracing
     try:
-        return True, await actor.perform(desk), None
+        if tracing is None:
+            return True, await actor.perform(desk), None
+        with tracing.attempt(actor.stage.name, desk):
+            return True, await actor.perform(desk), None
     except BaseException as error:
         if desk.scope.cancel_called:
             raise  # through the scope, which takes its own Cancelled out of it

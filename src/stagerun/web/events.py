@@ -149,7 +149,7 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._events = events
         self._limits = events.limits
-        self._reader = Reader(lambda question: events.backend.pool.ask(question), run, after)
+        self._reader = Reader(events.backend.pool.ask, run, after)
         self._data = b""
         """What is sent next; nothing of it is kept while events are waited for."""
 
@@ -181,7 +181,7 @@ class _Stream(Response):
             raise Problem(404, str(error), kind="no-such-run") from error
 
     async def _push(self, send: Send) -> bool:
-        """Send what there is until there is no more to come; False when the client takes nothing."""
+        """Send what there is until no more is to come; False when the client takes nothing."""
         reader, self._data = self._reader, RETRY + self._data
         with self._events.tails.listening(reader.run, reader.last) as tail:
             while True:
