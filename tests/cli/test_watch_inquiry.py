@@ -1,15 +1,13 @@
 """When a watched run is asked why it does not move, and what of its document is drawn."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from stagerun import Pipeline, open_runtime, stage
-from stagerun.cli import inquiry
-from stagerun.cli.inquiry import Answers, Motion, inquiring, progress_of
+from stagerun import Pipeline, stage
+from stagerun.cli.inquiry import Answers, Motion, progress_of
 from tests.conftest import Bench
 
 
@@ -30,7 +28,7 @@ def document(**changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(inquiry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
@@ -81,34 +79,3 @@ async def test_a_document_holds_all_that_is_drawn(bench: Bench) -> None:
     assert progress.deadline_in is not None
     assert [line.message for line in progress.log if line.stage == "halt" and "1" in line.message]
     assert progress.why == "because"
-
-
-async def test_the_process_of_a_run_that_is_stuck_tells_why_and_what_went_wrong_is_grouped(
-    tmp_path: Path,
-) -> None:
-    @stage(workers=1, deadline=3600)
-    async def halt(number: int) -> None:
-        if number:
-            raise ValueError("the same")
-        await trio.sleep_forever()
-
-    path = tmp_path / "runs.db"
-    async with open_runtime(path) as runtime:
-        run = await runtime.start(Pipeline("p", [halt], grace=0.1), [1, 2, 0])
-        with inquiring(path, run.id) as asked, trio.fail_after(30):
-            while not (asked.answers.why and asked.answers.failures):
-                asked.look(await run.document(), stuck=True)
-                await trio.sleep(0.05)
-            while asked.answers.why:
-                asked.look(await run.document(), stuck=False)
-                await trio.sleep(0.05)
-        (sort,) = asked.answers.failures
-        assert (sort.stage, sort.outcome, sort.count) == ("halt", "failed", 2)
-        assert "the same" in sort.message
-
-
-async def test_a_run_whose_database_has_gone_is_no_reason_to_end(tmp_path: Path) -> None:
-    with inquiring(tmp_path / "none.db", "0" * 32) as asked, trio.fail_after(30):
-        while not asked.answers.why:
-            await trio.sleep(0.05)
-    assert "none.db" in asked.answers.why

@@ -253,7 +253,7 @@ async def test_a_stream_ends_when_its_client_goes(tmp_path: Path) -> None:
 
 
 async def test_a_stream_ends_when_it_is_old(tmp_path: Path) -> None:
-    async with database(tmp_path) as db, served(db.path, age=0.05) as service:
+    async with database(tmp_path) as db, served(db.path, age=0.5) as service:
         db.run()
         db.event()
         client = await service.read()

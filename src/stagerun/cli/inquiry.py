@@ -25,8 +25,10 @@ __all__ = ["Answers", "Inquiry", "Motion", "inquiring", "progress_of"]
 
 _STILL: Final = 10.0
 """Seconds without any change after which a run is asked why."""
-_EVERY: Final = 1.0
-"""Seconds between two questions of a sort."""
+_EVERY: Final = 0.5
+"""Seconds between two questions."""
+_CALM: Final = 4
+"""At least so many times as long as the last one took is waited before the next one."""
 _LAST: Final = 1.0
 """Seconds that a question under way keeps the command from ending."""
 _SORTS: Final = 3
@@ -84,8 +86,11 @@ class Inquiry:
         while not self._over.is_set():
             try:
                 with talking(self._database) as talk:
-                    while not self._over.wait(_EVERY):
+                    took = 0.0
+                    while not self._over.wait(max(_EVERY, _CALM * took)):
+                        began = time.monotonic()
                         self._ask(talk)
+                        took = time.monotonic() - began
             except StoreError as error:
                 self.answers = evolve(self.answers, why=str(error))
                 self._over.wait(_EVERY)

@@ -68,11 +68,13 @@ class Tracing:
             self._blame(self._run, ending.message)
         self._run.end()
 
-    def stage_begins(self, stage: str) -> None:
-        """Open a stage's span."""
-        self._stages[stage] = self._below(
-            self._run, f"stage {stage}", attributes={"stagerun.stage": stage}
-        )
+    def stage_begins(self, stage: str) -> Any:
+        """Open a stage's span, unless its first attempt was quicker; return it."""
+        if stage not in self._stages:
+            self._stages[stage] = self._below(
+                self._run, f"stage {stage}", attributes={"stagerun.stage": stage}
+            )
+        return self._stages[stage]
 
     def stage_ends(self, stage: str, status: str, counts: Counts) -> None:
         """Close a stage's span, with its sums."""
@@ -90,7 +92,7 @@ class Tracing:
         """Return the span of the attempt in hand, as a context manager around it."""
         numbers = [item.number for item in desk.items]
         span = self._below(
-            self._stages.get(stage, self._run),
+            self.stage_begins(stage),
             stage,
             attributes={
                 "stagerun.stage": stage,

@@ -58,7 +58,9 @@ class Overview:
 
     async def labels(self, request: Request) -> Response:
         """Answer with the labels that runs have."""
-        return answer({"labels": await self._backend.pool.ask(label_names(query_of(request)["name"]))})
+        return answer(
+            {"labels": await self._backend.pool.ask(label_names(query_of(request)["name"]))}
+        )
 
     async def overview(self, _request: Request) -> Response:
         """Answer with how many runs there are of each status, and what is in hand here."""
@@ -83,7 +85,9 @@ class Overview:
         problem = await self._unready()
         if problem is None:
             return answer({"status": "ready", "problem": None})
-        told = problem if request.scope[VISITOR].reads else "ask with the token to hear what is wrong"
+        told = (
+            problem if request.scope[VISITOR].reads else "ask with the token to hear what is wrong"
+        )
         return answer({"status": "not ready", "problem": told}, 503, {"Retry-After": "2"})
 
     async def _unready(self) -> str | None:

@@ -1,0 +1,110 @@
+"""Whenever a stream is cut, and whatever is written and deleted meanwhile: each event once."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stagerun.web import tails
+from tests.web.streamed import Client, Database, Served, database, parse, served
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(1, 400)),
+        st.tuples(st.just("delete"), st.integers(0, 99)),
+        st.tuples(st.just("cut"), st.integers(0, 60_000)),
+        st.tuples(st.just("resume"), st.just(0)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tails, "_LOOK", 0.001)
+    monkeypatch.setattr(tails, "_FRAMES", 50)  # so that some fall behind the ring
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, connected=st.integers(0, 3))
+def test_every_kept_event_comes_once_over_any_number_of_reconnects(
+    steps: list[tuple[str, int]], connected: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        trio.run(_try, Path(folder), steps, connected)
+
+
+async def _try(folder: Path, steps: list[tuple[str, int]], connected: int) -> None:
+    async with database(folder) as db, served(db.path) as service:
+        db.run()
+        db.event("running", "run")
+        seen: list[int] = []
+        last: int | None = None
+        resets = 0
+        for place, (step, number) in enumerate(steps):
+            if step == "cut":
+                # Some of the steps happen while the client listens, the others before it is back.
+                during = [] if place % 4 > connected else [("write", number % 50 + 1)]
+                raw = await _listen(db, service, last, cut=number, during=during)
+                last, resets = _take(raw, seen, last, resets)
+            else:
+                _do(db, step, number)
+        end = db.end()
+        client = await service.read(last=last)
+        if last == end:
+            assert client.status == 204
+        last, resets = _take(client.raw, seen, last, resets)
+        kept = [seq for (seq,) in db.connection.execute("SELECT seq FROM events ORDER BY seq")]
+        assert seen == sorted(set(seen)), "an event came twice, or too late"
+        assert set(kept) <= set(seen), "an event was left out"
+        missed = set(range(1, end + 1)) - set(seen)
+        assert not missed or resets or min(missed) > 1 or 1 not in seen
+
+
+def _do(db: Database, step: str, number: int) -> None:
+    match step:
+        case "write":
+            for each in range(number):
+                db.event(f"line {each} " + "x" * (each * 37 % 700))
+        case "delete":  # the oldest log lines, as the ledger does
+            ((most,),) = db.connection.execute("SELECT max(seq) FROM events")
+            db.prune(*range(2, most * number // 100))
+        case "resume":
+            db.end("failed")
+            db.resume()
+
+
+async def _listen(
+    db: Database, service: Served, last: int | None, *, cut: int, during: list[tuple[str, int]]
+) -> bytes:
+    """Listen until *cut* bytes have come, or all there are."""
+    ((end,),) = db.connection.execute("SELECT events FROM runs")
+    async with service.client(last=last) as client:
+        for step, number in during:
+            _do(db, step, number)
+            end += number
+        with trio.fail_after(20):
+            while len(client.raw) < cut and end not in client.ids and last != end:
+                await _more(client)
+        client.leave()
+    return client.raw[:cut]
+
+
+async def _more(client: Client) -> None:
+    with trio.move_on_after(0.05):
+        await client._more.wait()
+
+
+def _take(raw: bytes, seen: list[int], last: int | None, resets: int) -> tuple[int | None, int]:
+    """Take what a browser takes: whole frames only."""
+    for frame in parse(raw):
+        last = int(frame["id"])
+        if frame["event"] == "reset":
+            resets += 1
+        else:
+            seen.append(last)
+    return last, resets
