@@ -81,9 +81,7 @@ class Database:
         return self.event(status, "run", run=run)
 
     def resume(self, *, run: int = 1) -> None:
-        self.connection.execute(
-            "UPDATE runs SET generation = generation + 1 WHERE run = ?", (run,)
-        )
+        self.connection.execute("UPDATE runs SET generation = generation + 1 WHERE run = ?", (run,))
         self.connection.execute(
             "INSERT INTO generations (run, generation, status, created_at, started_at, updated_at)"
             " SELECT run, generation, 'running', 9, 9, 9 FROM runs WHERE run = ?",
@@ -191,9 +189,10 @@ class Client:
     ended: bool = False
     """Whether the server has said that there is no more."""
     over: anyio.Event = field(factory=anyio.Event)
-    sends: int = 0
+    offered: anyio.Event = field(factory=anyio.Event)
+    """Set when something was sent that the client does not take."""
     _gone: anyio.Event = field(factory=anyio.Event)
-    _more: anyio.Event = field(factory=anyio.Event)
+    more: anyio.Event = field(factory=anyio.Event)
 
     async def connect(self, app: Any, run: str, last: int | str | None) -> None:
         headers = [] if last is None else [(b"last-event-id", str(last).encode("latin-1"))]
@@ -226,11 +225,11 @@ class Client:
 
     async def _send(self, message: Any) -> None:
         await anyio.lowlevel.checkpoint()
-        self.sends += 1
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         elif not self.takes:
+            self.offered.set()
             await anyio.sleep_forever()
         else:
             self.raw += message.get("body", b"")
@@ -238,7 +237,7 @@ class Client:
         self._tell()
 
     def _tell(self) -> None:
-        more, self._more = self._more, anyio.Event()
+        more, self.more = self.more, anyio.Event()
         more.set()
 
     @property
@@ -254,13 +253,13 @@ class Client:
         """Wait until the event *seq* has come."""
         with anyio.fail_after(10):
             while seq not in self.ids and not self.over.is_set():
-                await self._more.wait()
+                await self.more.wait()
         assert seq in self.ids
 
     async def pinged(self) -> None:
         with anyio.fail_after(10):
             while b": ping" not in self.raw:
-                await self._more.wait()
+                await self.more.wait()
 
 
 def parse(raw: bytes) -> list[dict[str, Any]]:

@@ -278,8 +278,7 @@ async def test_streams_end_when_the_program_is_left(tmp_path: Path) -> None:
         db.event()
         async with service.client() as waits, service.client(takes=False) as stuck:
             await waits.until(1)
-            while stuck.sends < 2:
-                await trio.sleep(0)
+            await stuck.offered.wait()
             began = trio.current_time()
             service.backend.leaving = True
             with trio.fail_after(1):

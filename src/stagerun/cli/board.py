@@ -44,8 +44,10 @@ class Board:
         yield from self._rows(progress, now, options.max_width, options.max_height)
 
     def _rows(self, progress: Progress, now: float, width: int, height: int) -> Sequence[Text]:
-        rates, left = self._pace.rates(), self._pace.seconds_left()
-        rows = panels.head(progress, now - self._began, rates, left, width)
+        rates = self._pace.rates()
+        rate = progress.rate if progress.rate is not None else [0.0, *rates][-1]
+        left = progress.left if progress.left is not None else self._pace.seconds_left()
+        rows = panels.head(progress, now - self._began, rate, left, width)
         why = panels.reasons(progress, width)
         hint = [panels.row(progress.hint, width, "dim")] if progress.hint else []
         room = height - len(hint)

@@ -1,13 +1,12 @@
 """The commands' names, options and help. What they do stands elsewhere, imported when called."""
 
-import json
-import re
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import App, Parameter
 
+from stagerun.cli.values import json_or_text, pairs, positive, seconds
 from stagerun.errors import UsageError
 
 __all__ = ["app"]
@@ -71,8 +70,8 @@ def run(
         input_=input,
         database=db,
         as_json=json,
-        params={name: _json_or_text(value) for name, value in _pairs("--param", param).items()},
-        labels=_pairs("--label", label),
+        params={name: json_or_text(value) for name, value in pairs("--param", param).items()},
+        labels=pairs("--label", label),
     )
 
 
@@ -147,12 +146,12 @@ def runs(
         db,
         status=status,
         pipeline=pipeline,
-        labels=_pairs("--label", label),
-        older_than=None if older_than is None else _seconds("--older-than", older_than),
+        labels=pairs("--label", label),
+        older_than=None if older_than is None else seconds("--older-than", older_than),
         finished_since=(
-            None if finished_since is None else _seconds("--finished-since", finished_since)
+            None if finished_since is None else seconds("--finished-since", finished_since)
         ),
-        limit=_positive("--limit", limit),
+        limit=positive("--limit", limit),
         as_json=json,
     )
 
@@ -245,8 +244,8 @@ def logs(
     return print_logs(
         db,
         run,
-        since=None if since is None else _seconds("--since", since),
-        limit=_positive("--limit", limit),
+        since=None if since is None else seconds("--since", since),
+        limit=positive("--limit", limit),
         follow=follow,
         as_json=json,
     )
@@ -265,7 +264,7 @@ def stats(
     """
     from stagerun.cli.reading import show_statistics
 
-    return show_statistics(db, pipeline, since=_seconds("--since", since), as_json=json)
+    return show_statistics(db, pipeline, since=seconds("--since", since), as_json=json)
 
 
 @app.command
@@ -335,7 +334,7 @@ def owners(*, limit: int = 20, db: Database = _DEFAULT, json: Json = False) -> i
     """
     from stagerun.cli.tending import list_owners
 
-    return list_owners(db, limit=_positive("--limit", limit), as_json=json)
+    return list_owners(db, limit=positive("--limit", limit), as_json=json)
 
 
 @app.command
@@ -373,48 +372,8 @@ def prune(
 
     return prune_database(
         db,
-        older_than=None if older_than is None else _seconds("--older-than", older_than),
-        keep=None if keep is None else _positive("--keep", keep),
+        older_than=None if older_than is None else seconds("--older-than", older_than),
+        keep=None if keep is None else positive("--keep", keep),
         dry_run=dry_run,
         as_json=json,
     )
-
-
-def _pairs(option: str, given: list[str] | None) -> dict[str, str]:
-    pairs = dict[str, str]()
-    for text in given or ():
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise UsageError(f"{option} {text!r} is not NAME=VALUE")
-        pairs[name] = value
-    return pairs
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_LENGTH: Final = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_LONGEST: Final = 36_500 * 86_400
-
-
-def _seconds(option: str, text: str) -> float:
-    """Read a length of time such as ``90s``, ``15m`` or ``1d12h``."""
-    if not _LENGTH.fullmatch(text):
-        raise UsageError(f"{option} {text!r} is not a length of time such as 90s, 15m, 24h or 7d")
-    parts = re.findall(r"([\d.]+)([smhd])", text)
-    return min(sum(float(amount) * _UNITS[unit] for amount, unit in parts), _LONGEST)
-
-
-def _positive(option: str, number: int) -> int:
-    if not 0 < number <= 1_000_000:
-        raise UsageError(f"{option} must be from 1 to 1000000, got {number}")
-    return number

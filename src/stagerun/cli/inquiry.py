@@ -1,6 +1,7 @@
 """What `watch` asks beside a run's document, in a thread of its own: it may take a while.
 
-Why a run does not move, which its process must answer, and what went wrong, like with like.
+Why a run does not move, which its process must answer; what went wrong, like with like; and how
+fast it was in the last minute, also before anybody watched.
 """
 
 import threading
@@ -19,7 +20,9 @@ from stagerun.cli.progress import Failures, Line, Progress
 from stagerun.engine.asking import ask_why
 from stagerun.errors import StoreError
 from stagerun.model.status import Counts
-from stagerun.store.story import story
+from stagerun.store.faults import faults
+from stagerun.store.pace import pace
+from stagerun.store.subject import subject
 
 __all__ = ["Answers", "Inquiry", "Motion", "inquiring", "progress_of"]
 
@@ -65,6 +68,10 @@ class Answers:
 
     why: str = ""
     failures: tuple[Failures, ...] = ()
+    rate: float | None = None
+    """Items in a second."""
+    left: float | None = None
+    """Seconds."""
 
 
 class Inquiry:
@@ -106,13 +113,15 @@ class Inquiry:
         why = ""
         if self._stuck:
             why = talk.hold(ask_why(self._run, {"by": "watch"}, _now))["summary"]
-        self.answers = evolve(self.answers, why=why)
+        told = talk.reader.ask(pace(self._run))
+        rate, left = told["items_per_second"], told["seconds_left"]
+        self.answers = evolve(self.answers, why=why, rate=rate, left=left)
 
 
 def _sorts(talk: Talk, run: str) -> tuple[Failures, ...]:
+    found, _ = talk.reader.ask(lambda connection: faults(connection, subject(connection, run)))
     names = ("stage", "outcome", "count", "message")
-    told = [sort for sort in talk.reader.ask(story(run))["failures"] if sort["outcome"] in _LOST]
-    return tuple(Failures(**{name: sort[name] for name in names}) for sort in told[:_SORTS])
+    return tuple(Failures(**{name: sort[name] for name in names}) for sort in found[:_SORTS])
 
 
 @contextmanager
@@ -145,6 +154,8 @@ def progress_of(document: Mapping[str, Any], answers: Answers) -> Progress:
         labels=tuple(f"{name}={value}" for name, value in document["labels"].items()),
         deadline_in=None if deadline is None else _seconds_until(deadline),
         notice=document["message"] or "",
+        rate=answers.rate,
+        left=answers.left,
         why=answers.why,
         failures=answers.failures,
         log=_lines(document["recent_logs"]),

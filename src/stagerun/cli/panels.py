@@ -44,7 +44,7 @@ def row(text: str | Text, width: int, style: str = "") -> Text:
 
 
 def head(
-    progress: Progress, seconds: float, rates: Sequence[float], left: float | None, width: int
+    progress: Progress, seconds: float, rate: float, left: float | None, width: int
 ) -> list[Text]:
     """Name the run, how it does, and its times; two rows where one is too short."""
     name = Text()
@@ -54,7 +54,7 @@ def head(
     if progress.verdict in _LOUD:
         name.append(f" {_said(progress.verdict)} ", style=_LOUD[progress.verdict])
         name.append(" ")
-    times = [Text(each) for each in _times(progress, seconds, rates, left)]
+    times = [Text(each) for each in _times(progress, seconds, rate, left)]
     labels = Text("".join(f"  {plain(label)}" for label in progress.labels), style="dim")
     whole = Text.assemble(name, Text(" · ").join(times))
     if whole.cell_len <= width:
@@ -62,15 +62,13 @@ def head(
     return [row(name.append_text(labels), width), *_packed(times, width, between=" · ")]
 
 
-def _times(
-    progress: Progress, seconds: float, rates: Sequence[float], left: float | None
-) -> Iterator[str]:
+def _times(progress: Progress, seconds: float, rate: float, left: float | None) -> Iterator[str]:
     yield progress.status
     if progress.percent is not None:
         yield f"{progress.percent:.1f} %"
     yield span(seconds)
-    if rates and rates[-1] > 0:
-        yield _rate(rates[-1])
+    if rate > 0:
+        yield _rate(rate)
     if left is not None:
         yield f"{span(left)} left"
     if progress.deadline_in is not None:

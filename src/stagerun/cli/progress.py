@@ -43,6 +43,10 @@ class Progress:
     labels: tuple[str, ...] = ()
     deadline_in: float | None = None
     """Seconds until the run's deadline; None without one."""
+    rate: float | None = None
+    """Items in a second, where it is known better than by what was drawn before."""
+    left: float | None = None
+    """Seconds that it takes yet, likewise."""
     notice: str = ""
     """One line more, when there is something to say."""
     why: str = ""

@@ -181,6 +181,8 @@ def _service(
 
         from stagerun.web.service import Service  # noqa: PLC0415 - likewise
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("stagerun"):
+            raise
         raise UsageError(f"serve needs {error.name}: pip install 'stagerun[web]'") from error
     return Service(database, pipelines=pipelines, token=token, hosts=hosts)
 

@@ -1,8 +1,8 @@
 """The body of a request: read within limits of size and time, parsed strictly, and checked.
 
-Strictly, because what is accepted here is stored and shown again: so nothing that JSON does not know
-(NaN), that two readers may read in two ways (a name given twice), or that no database takes (half of
-a character). Nothing here recurses into what was sent.
+Strictly, because what is accepted here is stored and shown again: so nothing that JSON does not
+know (NaN), that two readers may read in two ways (a name given twice), or that no database takes
+(half of a character). Nothing here recurses into what was sent deeper than it has checked.
 """
 
 import json
@@ -67,11 +67,11 @@ async def read_body(request: Request, fields: Sequence[Field], limits: Limits) -
         if name not in known:
             raise refused(name, f"is not known here; there are {', '.join(known)}", "body")
     for name, field in known.items():
-        value = given.get(name)
-        if value is None:
-            problem = "is needed" if field.required else None
-        else:
+        value, problem = given.get(name), None
+        if value is not None:
             problem = field.check(value)
+        elif field.required:
+            problem = "is needed"
         if problem is not None:
             raise refused(name, problem, "body")
     return {name: given.get(name) for name in known}
@@ -102,7 +102,7 @@ def parse(raw: bytes, depth: int) -> Any:
     except json.JSONDecodeError as error:
         raise _bad(f"is not JSON: {error}") from error
     except ValueError as error:  # of the hooks below, and of a number with thousands of digits
-        said = str(error) if isinstance(error, _Refused) else "holds a number that is too long"
+        said = str(error) if isinstance(error, _RefusedError) else "holds a number that is too long"
         raise _bad(said) from error
     return value
 
@@ -172,7 +172,7 @@ def _too_deep(raw: bytes, depth: int) -> bool:
     return bool(brackets)
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """What JSON would take, and we do not."""
 
 
@@ -181,18 +181,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]  # add() gives None: go on
-        raise _Refused(f"gives the name {codec.words(twice, 40)!r} twice in one object")
+        raise _RefusedError(f"gives the name {codec.words(twice, 40)!r} twice in one object")
     return found
 
 
 def _no_number(name: str) -> Any:
-    raise _Refused(f"holds {name}, which is no number of JSON's")
+    raise _RefusedError(f"holds {name}, which is no number of JSON's")
 
 
 def _real(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise _Refused("holds a number that is too large")
+        raise _RefusedError("holds a number that is too large")
     return value
 
 

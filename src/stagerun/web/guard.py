@@ -31,9 +31,11 @@ _HOST: Final = re.compile(r"(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253}?)\.?(
 _HEADERS: Final = (
     (
         b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-        b" connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none';"
-        b" frame-ancestors 'none'",
+        (
+            b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+            b" connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none';"
+            b" frame-ancestors 'none'"
+        ),
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -210,7 +212,7 @@ class _Headers:
 
 
 def _from_own_page(headers: _Headers) -> bool:
-    """Whether no foreign page has sent it, as far as the browser says; other clients say nothing."""
+    """Whether no foreign page has sent it, as browsers say; other clients say nothing."""
     sites, origins, hosts = (headers.all(n) for n in (b"sec-fetch-site", b"origin", b"host"))
     if any(site not in ("same-origin", "none") for site in sites):
         return False

@@ -100,7 +100,7 @@ def _in_path(name: str) -> dict[str, Any]:
 
 def _in_query(parameter: Parameter) -> dict[str, Any]:
     schema = parameter.schema()
-    found = {"name": parameter.name, "in": "query", "description": parameter.about}
+    found: dict[str, Any] = {"name": parameter.name, "in": "query", "description": parameter.about}
     if schema["type"] == "array":  # one text with commas, or the name again and again
         found["explode"] = "enum" not in schema["items"]
     return found | {"schema": schema}

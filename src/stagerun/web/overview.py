@@ -1,6 +1,7 @@
 """What stands above the single run: pipelines, labels, sums, and how the service itself does."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError
 from stagerun.model.pipeline import Pipeline
 from stagerun.rules.settings import apply_settings
+from stagerun.store.charts import durations
 from stagerun.store.listing import label_names, pipelines, status_counts
 from stagerun.store.questions import open_owners
 from stagerun.web.backend import Backend
@@ -47,8 +49,6 @@ class Overview:
 
     async def durations(self, request: Request) -> Response:
         """Answer with how long the last runs of a pipeline took, the newest last."""
-        from stagerun.store.charts import durations  # noqa: PLC0415
-
         name = request.path_params["name"]
         document = await self._backend.pool.ask(durations(name, query_of(request)["limit"]))
         known = self._backend.pipelines.get(name)
@@ -132,10 +132,8 @@ class Overview:
 
 def _declared(pipeline: Pipeline) -> dict[str, Any]:
     """Return what holds for the next run: as declared, with what operators have set."""
-    try:
+    with suppress(SettingError):  # a start tells of it; here it is shown as it was declared
         pipeline = apply_settings(pipeline, os.environ)
-    except SettingError:
-        pass  # a start tells of it; here it is shown as it was declared
     return {
         "deadline": pipeline.deadline,
         "has_source": pipeline.source is not None,
@@ -150,3 +148,10 @@ def _declared(pipeline: Pipeline) -> dict[str, Any]:
             for stage in pipeline.stages
         ],
     }
+
+
+class NoMetrics:
+    def __init__(self, *_: Any) -> None: ...
+
+    async def scrape(self, _request: Request) -> Response:
+        raise Problem(501, "later")

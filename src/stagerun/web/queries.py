@@ -1,4 +1,4 @@
-"""What may stand behind the ``?`` of an address: declared once, for reading and for the document."""
+"""What may stand behind the ``?`` of an address: declared once, to be read and to be told."""
 
 import difflib
 from collections.abc import Mapping, Sequence

@@ -88,7 +88,7 @@ _STAGE: Final = _object(
     finished_at=_MAYBE_TIME,
     error=_ERROR,
     accepted=_WHOLE,
-    **{outcome: _WHOLE for outcome in OUTCOMES},
+    **dict.fromkeys(OUTCOMES, _WHOLE),
     in_flight=_WHOLE,
     waiting=_WHOLE,
 )

@@ -1,7 +1,7 @@
 """A runtime, its HTTP API and its dashboard, for a program on ASGI."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,7 @@ _NOT_OPEN: Final = (
     " FastAPI(lifespan=service.lifespan())"
 )
 
-Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 """What Starlette and FastAPI take as ``lifespan``."""
 
 
@@ -84,7 +84,7 @@ class Service:
         self._insecure = insecure
         self._runtime: Any = None
         self._pool: ReadingPool | None = None
-        self._built = build(self)
+        self._built = build(self, self.limits)
         guard = Guard(
             self._built.app, hosts=(*LOOPBACK, *hosts), origins=origins, token=self._asked
         )
@@ -115,6 +115,11 @@ class Service:
         return self._pool
 
     @property
+    def body_limit(self) -> int:
+        """Bytes of a request's body."""
+        return self.limits.body
+
+    @property
     def token(self) -> str:
         """The token that is asked for.
 
@@ -133,7 +138,7 @@ class Service:
         """
 
         @asynccontextmanager
-        async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self.opened())
                 state = None if own is None else await stack.enter_async_context(own(app))
@@ -154,18 +159,16 @@ class Service:
         if not self._insecure:
             _ = self.token  # to be read before anything is started
         self.leaving = False
-        async with _host()(self.database, pipelines=self.pipelines.values()) as self._runtime:
-            self._pool = ReadingPool(self.database)
+        async with _host()(self.database, pipelines=self.pipelines.values()) as runtime:
+            self._runtime, self._pool = runtime, ReadingPool(self.database)
             try:
                 with signals_heard(self._leave):
                     async with self._built.serving():
                         yield self
-                        self._leave()
             finally:
                 self._leave()
-                self._runtime = None
                 self._pool.close()
-                self._pool = None
+                self._runtime = self._pool = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be an ASGI program."""

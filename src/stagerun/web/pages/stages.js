@@ -58,9 +58,10 @@ function row(stage, measured, busiest, widest) {
       limits(stage, measured)));
 }
 
-function kindOf(stage) {
-  const kinds = { map: 'one to one', one_to_one: 'one to one', many: 'one to many', flat_map: 'one to many' };
-  return kinds[stage.kind] ?? stage.kind?.replaceAll('_', ' ') ?? '';
+const KINDS = { each: 'one to one', many: 'one to many', batch: 'in batches', collect: 'collects' };
+
+function kindOf({ kind }) {
+  return KINDS[kind] ?? kind ?? '';
 }
 
 /** Each worker a square, filled while it works: one sees at once whether more would help. */
