@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import asking, latency, memory, offload, overhead
+from benchmarks import asking, latency, memory, offload, overhead, pages
 from benchmarks.process import BenchmarkError
 
 
@@ -29,6 +29,10 @@ def main() -> int:
             case "offload":
                 report = offload.run(arguments.calls, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else offload.table(report))
+            case "pages":
+                sizes = (arguments.runs, arguments.items, arguments.repeats)
+                report = pages.run(*sizes, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else pages.table(report))
             case _:
                 measure = _MEASURES[arguments.name]
                 print(json.dumps(measure(arguments.items, arguments.directory)))
@@ -70,8 +74,13 @@ def _parser() -> argparse.ArgumentParser:
     elsewhere = commands.add_parser("offload", help="calls in processes, threads and asyncio")
     elsewhere.add_argument("--calls", type=_positive, default=1000)
 
+    lists = commands.add_parser("pages", help="lists and charts in a large database")
+    lists.add_argument("--runs", type=_positive, default=100_000)
+    lists.add_argument("--items", type=_positive, default=1_000_000)
+    lists.add_argument("--repeats", type=_positive, default=20)
+
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, late, elsewhere):
+    for command in (speed, resident, requests, late, elsewhere, lists):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

@@ -25,12 +25,16 @@ _ENDINGS = (
     ("interrupted", "shutdown"),
 )
 _STAGES = ("fetch", "parse", "store")
+_STAGES_OF = {1: _STAGES[:1], 2: _STAGES, 3: _STAGES[:1]}
+"""Stages of the runs that have items; all others have all stages, and no rows of items."""
 _SECOND = 1_000_000
 _RUNNING = 40
 """Of the newest runs: as many run, and a quarter as many wait for their turn."""
 _EVERY = 97
 """Every so many runs were resumed; and so many items did not come through."""
 _PROGRESS = 1_000
+_LASTS = 300 * _SECOND
+"""Microseconds that the runs with items took."""
 
 
 @frozen
@@ -39,7 +43,9 @@ class Crowd:
     large: str
     """The run that has most of the items."""
     small: str
-    """A run of 10,000 items in each stage."""
+    """A run of 10,000 items in each of three stages."""
+    middle: str
+    """A run of 100,000 items in one stage."""
     running: str
     """One that is under way."""
 
@@ -70,20 +76,26 @@ def crowd(directory: Path, runs: int, items: int) -> Iterator[Crowd]:
         _insert(connection, "generations (run, generation, owner, status, cause, message,"
                 " created_at, started_at, updated_at, deadline_at, moved_at, finished_at, ended_by,"
                 " percent)", 14, _generations(runs, now, chance))  # fmt: skip
-        _insert(connection, "stages (run, generation, stage, name, kind, version, workers, deadline,"
-                " status, started_at, accepted, ok, failed)", 13,
+        _insert(connection, "stages (run, generation, stage, name, kind, version, workers,"
+                " deadline, status, started_at, accepted, ok, failed)", 13,
                 _stages(runs, now, items))  # fmt: skip
-        for run, number in ((1, items), (2, min(items, 10_000))):
+        for run in _STAGES_OF:
             began = _created(run, runs, now)
-            _insert(connection, "items", 9, _items(run, number, began, chance))
-            _insert(connection, "failures", 9, _failures(run, number))
-            _insert(connection, "events", 9, _progress(run, number, began))
+            _insert(connection, "items", 9, _items(run, items, began, chance))
+            _insert(connection, "failures", 9, _failures(run, items))
+            _insert(connection, "events", 9, _progress(run, items, began))
         connection.execute("COMMIT")
-        yield Crowd(path, identifiers[0], identifiers[1], identifiers[-1])
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        large, small, middle, *_, running = identifiers
+        yield Crowd(path, large, small, middle, running)
 
 
 def _insert(connection: sqlite3.Connection, table: str, width: int, rows: Iterator[Any]) -> None:
     connection.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * width)})", rows)
+
+
+def _number(run: int, items: int) -> int:
+    return min(items, {1: items, 2: 10_000, 3: 100_000}.get(run, 100))
 
 
 def _created(run: int, runs: int, now: int) -> int:
@@ -91,7 +103,7 @@ def _created(run: int, runs: int, now: int) -> int:
 
 
 def _generation(run: int) -> int:
-    return 2 if run > 2 and run % _EVERY == 0 else 1
+    return 2 if run not in _STAGES_OF and run % _EVERY == 0 else 1
 
 
 def _runs(identifiers: list[str], now: int) -> Iterator[Any]:
@@ -99,7 +111,7 @@ def _runs(identifiers: list[str], now: int) -> Iterator[Any]:
     for run, identifier in enumerate(identifiers, 1):
         pipeline = "rare" if run % 20_000 == 5 else _PIPELINES[run * 7 % len(_PIPELINES)]
         created = _created(run, number, now)
-        events = _PROGRESS if run < 3 else 0
+        events = _PROGRESS if run in _STAGES_OF else 0
         yield (run, identifier, pipeline, _generation(run), created, b"\x80", "stored", 100, events)
 
 
@@ -127,41 +139,45 @@ def _generations(runs: int, now: int, chance: random.Random) -> Iterator[Any]:
             last = generation == _generation(run)
             status, cause = chance.choice(endings) if last else ("interrupted", "shutdown")
             finished = created + chance.randrange(_SECOND, 400 * _SECOND)
+            if run in _STAGES_OF:
+                finished = created + _LASTS + 20 * _SECOND
             yield (run, generation, 1, status, cause, "so it ended", created, created, finished,
                    created + 1800 * _SECOND, finished, finished, 1, 100.0)  # fmt: skip
 
 
 def _stages(runs: int, now: int, items: int) -> Iterator[Any]:
     for run in range(1, runs + 1):
-        number = {1: items, 2: min(items, 10_000)}.get(run, 100)
+        number = _number(run, items)
         created = _created(run, runs, now)
         for generation in range(1, _generation(run) + 1):
-            for stage, name in enumerate(_STAGES[: 1 if run == 1 else 3]):
-                failed = number // _EVERY if run < 3 else 0
+            for stage, name in enumerate(_STAGES_OF.get(run, _STAGES)):
+                failed = number // _EVERY if run in _STAGES_OF else 0
                 yield (run, generation, stage, name, "each", 1, 4, 30 * _SECOND, "succeeded",
                        created, number, number - failed, failed)  # fmt: skip
 
 
-def _items(run: int, number: int, began: int, chance: random.Random) -> Iterator[Any]:
-    for stage in range(1 if run == 1 else 3):
+def _items(run: int, items: int, began: int, chance: random.Random) -> Iterator[Any]:
+    number = _number(run, items)
+    for stage, _ in enumerate(_STAGES_OF[run]):
         for item in range(1, number + 1):
             elapsed = int(chance.lognormvariate(12, 1))
-            begun = began + stage * _SECOND + item * 300 * _SECOND // number
+            begun = began + stage * _SECOND + item * _LASTS // number
             outcome = 1 if item % _EVERY == 0 else 0
             yield run, stage, item, 1, outcome, 1 + outcome, begun, elapsed, b"\xa5hello"
 
 
-def _failures(run: int, number: int) -> Iterator[Any]:
-    for stage in range(1 if run == 1 else 3):
-        for item in range(_EVERY, number + 1, _EVERY):
+def _failures(run: int, items: int) -> Iterator[Any]:
+    for stage, _ in enumerate(_STAGES_OF[run]):
+        for item in range(_EVERY, _number(run, items) + 1, _EVERY):
             message = f"record {item} was refused" if item % 2 else "the service is away"
             yield run, stage, item, 1, "error", message, "builtins.OSError", "Traceback", None
 
 
-def _progress(run: int, number: int, began: int) -> Iterator[Any]:
+def _progress(run: int, items: int, began: int) -> Iterator[Any]:
+    number = _number(run, items)
     for seq in range(1, _PROGRESS + 1):
         done = number * seq // _PROGRESS
-        sums = {name: [number, done, 0, 0, 0, 0, 0] for name in _STAGES[: 1 if run == 1 else 3]}
-        body = json.dumps({"percent": 100 * seq / _PROGRESS, "stages": sums})
-        at = began + 300 * _SECOND * seq // _PROGRESS
-        yield run, seq, 1, at, "progress", None, None, None, body
+        sums = [number, done - done // _EVERY, done // _EVERY, 0, 0, 0, 0]
+        stages = dict.fromkeys(_STAGES_OF[run], sums)
+        body = json.dumps({"percent": 100 * seq / _PROGRESS, "stages": stages})
+        yield run, seq, 1, began + _LASTS * seq // _PROGRESS, "progress", None, None, None, body

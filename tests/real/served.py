@@ -79,3 +79,24 @@ star = Starlette(
         Mount("/jobs", service.app),
     ],
 )
+
+
+def quart():
+    """Return the same in Quart: its requests under ours, in one program."""
+    from quart import request
+    from quart_trio import QuartTrio
+
+    app = QuartTrio(__name__)
+
+    @app.get("/ping")
+    async def ping() -> str:
+        return f"pong from {os.getpid()}"
+
+    @app.post("/work")
+    async def begin():
+        seconds = await request.get_json()
+        run = await service.runtime.start(PIPELINES[0], [{"seconds": each} for each in seconds])
+        return {"id": run.id}
+
+    mounted = [Mount("/jobs", service.app), Mount("/", app)]
+    return Starlette(lifespan=service.lifespan(), routes=mounted)

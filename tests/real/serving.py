@@ -35,6 +35,10 @@ class Server:
     process: "subprocess.Popen[str]"
 
     @property
+    def port(self) -> int:
+        return int(self.url.rstrip("/").rpartition(":")[2])
+
+    @property
     def token(self) -> str:
         return (self.folder / "runs.db.token").read_text().strip()
 
@@ -82,10 +86,10 @@ def _read(answer: Any) -> Any:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **variables: str) -> Iterator[Server]:
+def serving(folder: Path, *arguments: str, port: int = 0, **variables: str) -> Iterator[Server]:
     """Serve from *folder*, with its runs.db, at a free port; in the end stop what still runs."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", "--db", "runs.db", "--port", "0", *arguments],
+        [*COMMAND, "serve", "--db", "runs.db", "--port", str(port), *arguments],
         cwd=folder,
         env=environment(**variables),
         text=True,

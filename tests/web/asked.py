@@ -13,6 +13,7 @@ from stagerun import Pipeline, open_runtime, stage
 from stagerun.engine.health import Health
 from stagerun.engine.intake import order_of
 from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.errors import UsageError
 from stagerun.store import codec
 from stagerun.store.opening import connect
 from stagerun.store.pool import ReadingPool
@@ -194,6 +195,9 @@ class FalseRuntime:
         assert order.pipeline is pipeline
         self.started += 1
         return self.then()
+
+    async def find(self, run: str) -> Any:
+        raise UsageError(f"there is no run {run!r}")
 
     async def resume(self, *_: Any, **__: Any) -> Any:
         return self.then()

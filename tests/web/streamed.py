@@ -19,7 +19,6 @@ from stagerun.engine.health import Health
 from stagerun.engine.runtime import RuntimeStatistics
 from stagerun.store.opening import connect
 from stagerun.store.pool import ReadingPool
-from stagerun.web.backend import Limits
 from stagerun.web.events import Events, StreamLimits
 from stagerun.web.problems import Problem
 
@@ -122,7 +121,7 @@ class FakeBackend:
     runtime: Any = field(factory=FakeRuntime)
     pipelines: Mapping[str, Any] = field(factory=dict)
     leaving: bool = False
-    limits: Limits = field(factory=Limits)
+    body_limit: int = 2**20
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -135,7 +134,7 @@ async def served(path: Path, **limits: Any) -> AsyncIterator["Served"]:
     """Serve the events of a database."""
     pool = ReadingPool(path)
     backend = FakeBackend(pool)
-    events = Events(backend, StreamLimits(**limits))  # type: ignore[arg-type]  # a fake
+    events = Events(backend, StreamLimits(**limits))
     app = Starlette(
         routes=[Route("/runs/{id}/events", events.stream)], exception_handlers={Problem: _refused}
     )

@@ -259,6 +259,22 @@ async def test_a_closed_or_leaving_service_says_so(tmp_path: Path) -> None:
         assert (await api.get("/healthz")).status == 200
 
 
+async def test_a_runtime_whose_loop_is_blocked_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blocked(FalseRuntime):
+        async def find(self, run: str) -> Any:
+            await trio.sleep_forever()
+
+    monkeypatch.setattr("stagerun.web.overview._READY_WITHIN", 0.05)
+    pool = ReadingPool(empty_database(tmp_path))
+    api = api_of(Backend(Blocked(lambda: None), pool, {}))
+    answer = await api.get("/readyz")
+    assert (answer.status, answer.json["status"]) == (503, "not ready")
+    assert "blocked" in answer.json["problem"]
+    pool.close()
+
+
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [

@@ -276,10 +276,10 @@ class _Leaving:
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             self._force(CANCELLED)
-        if not self.asked:
-            _write("shutting down; Ctrl-C again leaves at once")
-        self.asked = True
+        again, self.asked = self.asked, True
         self._asked.set()
+        if not again:
+            _write("shutting down; Ctrl-C again leaves at once")
 
     def _guard(self) -> None:
         self._asked.wait()

@@ -1,12 +1,15 @@
 """Whether the database takes commits, and since when it does not."""
 
+import math
 from datetime import UTC, datetime
 from typing import Literal
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
-__all__ = ["Condition", "Health"]
+__all__ = ["Condition", "Health", "Lateness"]
 
+_WINDOW = 30.0
+"""Seconds for which a delay is remembered, and for as long again at most."""
 _SILENCE = 5_000_000
 """Microseconds without a commit, where each second has one, after which something is wrong."""
 
@@ -23,6 +26,8 @@ class Health:
     """When that was first noticed, UTC."""
     waiting: int = 0
     """Records that are not on disk yet."""
+    commit_lag: float = field(default=0.0, eq=False, repr=False)
+    """Seconds that the commit under way has taken by now; 0 when there is none."""
 
 
 @define(eq=False)
@@ -54,20 +59,44 @@ class Condition:
         """Whether there is nothing to be said."""
         return (self.failure or self.trouble or self.notice) is None
 
-    def health(self, waiting: int, now: int, beat_at: int) -> Health:
+    def health(self, waiting: int, now: int, beat_at: int, lag: float = 0.0) -> Health:
         """Return the verdict. *beat_at*: when something was last composed; each second it is."""
         since = None if self.since is None else _moment(self.since)
         if self.failure is not None:
-            return Health("failed", self.failure, since, waiting)
+            return Health("failed", self.failure, since, waiting, lag)
         if self.trouble is not None:
             why = f"the database refuses a commit: {self.trouble}"
-            return Health("degraded", why, since, waiting)
+            return Health("degraded", why, since, waiting, lag)
         if beat_at and now - beat_at > _SILENCE:
             why = f"a commit has been under way for {(now - beat_at) / 1e6:.0f} s (a slow disk?)"
-            return Health("degraded", why, _moment(beat_at), waiting)
+            return Health("degraded", why, _moment(beat_at), waiting, lag)
         if self.notice is not None:
-            return Health("degraded", self.notice, since, waiting)
-        return Health("ok", waiting=waiting)
+            return Health("degraded", self.notice, since, waiting, lag)
+        return Health("ok", waiting=waiting, commit_lag=lag)
+
+
+@define
+class Lateness:
+    """The longest of the delays of the last half minute or so: whoever asks now and then sees it.
+
+    Written by one thread, read by any.
+    """
+
+    _since: float = -math.inf
+    _worst: float = 0.0
+    _before: float = 0.0
+    """The same of the window before."""
+
+    def note(self, now: float, late: float) -> None:
+        """Take a delay, in seconds, of which was learned at *now*."""
+        if now - self._since > _WINDOW:
+            self._before, self._worst, self._since = self._worst, 0.0, now
+        self._worst = max(self._worst, late)
+
+    @property
+    def worst(self) -> float:
+        """The longest one, in seconds."""
+        return max(self._worst, self._before)
 
 
 def _moment(microseconds: int) -> datetime:

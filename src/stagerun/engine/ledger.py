@@ -137,6 +137,8 @@ class Ledger:
     """What the disk says is under way."""
     _last: tuple[Counts, ...] = field(init=False)
     """The sums of the last unit."""
+    _ended_at: int | None = field(init=False, default=None)
+    """When it ended, until that has become an event."""
     _progress_at: int = field(init=False, default=0)
     _lines_since_pruning: int = field(init=False, default=0)
     _progress_since_pruning: int = field(init=False, default=0)
@@ -232,10 +234,9 @@ class Ledger:
                 self._others.append(statement)
                 self._event(at, "stage", status, stage=name)
             case Post.ENDING:
-                at, self.ending, statement = payload
+                self._ended_at, self.ending, statement = payload
                 self._others.append(statement)
                 self._dirty.update(range(len(self.accepted)))
-                self._event(at, "run", self.ending.status.value)
 
     def _event(
         self,
@@ -262,6 +263,9 @@ class Ledger:
         )
         self._in_flight = [sums.in_flight for sums in counts]
         self._take_progress(now, counts)
+        if self._ended_at is not None and self.ending is not None:  # a run's last event
+            self._event(self._ended_at, "run", self.ending.status.value)
+            self._ended_at = None
         body: list[Statement | Rows] = [
             Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
             for post, rows in self._rows.items()

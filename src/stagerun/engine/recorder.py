@@ -7,6 +7,7 @@ composes what was posted into one transaction and hears about it here when it is
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -56,6 +57,8 @@ class _Composed:
     units: tuple[tuple[Ledger | None, Snapshot | None, list[_Ticket]], ...]
     messages: int
     size: int
+    at: float
+    """When it was composed, on ``Env.monotonic``."""
 
 
 class Recorder:
@@ -104,7 +107,10 @@ class Recorder:
 
     def health(self) -> Health:
         """Return how the database does."""
-        return self._condition.health(self._waiting, self._env.now_us(), self._beat_at)
+        lag = 0.0
+        with suppress(IndexError):  # just now it was done
+            lag = self._env.monotonic() - self._composed[0].at
+        return self._condition.health(self._waiting, self._env.now_us(), self._beat_at, lag)
 
     @property
     def idle(self) -> bool:
@@ -248,7 +254,7 @@ class Recorder:
             (ledger, ledger.snapshot(), waiting) for ledger, waiting in tickets.items()
         ]
         parts += [(None, None, [ticket]) for _, ticket in alone]
-        self._composed.append(_Composed(tuple(parts), messages, size))
+        self._composed.append(_Composed(tuple(parts), messages, size, self._env.monotonic()))
         return Transaction(tuple(units))
 
     def _beat(

@@ -292,7 +292,10 @@ class RunActor:
         await hub.recorder.flush(ledger)
         if self.crew is not None:
             self.crew.finish(ending)
-        now = hub.env.now_us()
+        self._seconds = seconds = trio.current_time() - self._began
+        speak = RunLog.info if ledger.fenced else _VOICE.get(ending.status, RunLog.error)
+        speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
+        now = hub.env.now_us()  # after that line: a run's last event is its ending
         statement = writes.end(
             ledger.run,
             ledger.generation,
@@ -301,9 +304,6 @@ class RunActor:
             stopped_at=None if hub.survivors else now,
             survivors=[str(survivor) for survivor in hub.survivors],
         )
-        self._seconds = seconds = trio.current_time() - self._began
-        speak = RunLog.info if ledger.fenced else _VOICE.get(ending.status, RunLog.error)
-        speak(hub.log, "run %s after %.3f s: %s", ending.status.value, seconds, ending.message)
         hub.post(Post.ENDING, (now, ending, statement))
         await hub.recorder.flush(ledger)
         if hub.tracing is not None:

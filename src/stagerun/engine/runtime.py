@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import trio
-from attrs import frozen
+from attrs import field, frozen
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
@@ -49,6 +49,8 @@ class RuntimeStatistics:
     """Cut attempts that have not stopped, also of runs that have ended."""
     survivor_names: tuple[str, ...] = ()
     """What they are, the oldest first."""
+    loop_lag: float = field(default=0.0, eq=False, repr=False)
+    """Seconds by which the event loop is late now, or was at most in the last half minute."""
 
 
 class Runtime:
@@ -236,13 +238,14 @@ class Runtime:
         return self._recorder.health()
 
     def statistics(self) -> RuntimeStatistics:
-        """Return how much is under way now."""
-        actors = self._runs.actors.values()
+        """Return how much is under way now. Any thread."""
+        actors, survivors = [*self._runs.actors.values()], [*self._shared.survivors]
         return RuntimeStatistics(
             runs=len(actors),
             in_flight=sum(sum(actor.hub.ledger.in_flight) for actor in actors),
-            survivors=len(self._shared.survivors),
-            survivor_names=tuple(str(survivor) for survivor in self._shared.survivors),
+            survivors=len(survivors),
+            survivor_names=tuple(map(str, survivors)),
+            loop_lag=self._household.watch.lag,
         )
 
     @property

@@ -16,6 +16,7 @@ from attrs import frozen
 
 from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
+from stagerun.engine.health import Lateness
 from stagerun.engine.ledger import Line
 from stagerun.engine.recorder import Recorder
 from stagerun.logs import RunLog
@@ -87,6 +88,7 @@ class Watch(trio.abc.Instrument):
         self._busy_since = now  # 0.0 while it waits for input and output
         self._waits_since = 0.0
         self._suspect: Culprit | None = None
+        self._late, self._due = Lateness(), now
         # Written by: the store's thread.
         self._looked_at, self._cpu_at = now, env.cpu()
         self._reported: Block | None = None  # taken by the loop when it gets on
@@ -163,7 +165,15 @@ class Watch(trio.abc.Instrument):
             if stale and self._env.threads:
                 self._recorder.beat_soon()  # else it would look blocked until the next beat
             live = self._recorder.live and self._env.threads
+            self._due = self._env.monotonic() + (_TICK if live else _IDLE_TICK)
             await trio.sleep(_TICK if live else _IDLE_TICK)
+            now = self._env.monotonic()
+            self._late.note(now, now - self._due)
+
+    @property
+    def lag(self) -> float:
+        """The most by which the loop was late of late, in seconds, or is by now. Any thread."""
+        return max(0.0, self._env.monotonic() - self._due, self._late.worst)
 
     # -- the store's thread ---------------------------------------------------------------------
 

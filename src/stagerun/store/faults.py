@@ -62,7 +62,7 @@ def _read(
         FROM stages s CROSS JOIN items i INDEXED BY items_by_outcome
         WHERE s.run = :run AND s.generation = :generation AND s.stage = :stage
         AND i.run = s.run AND i.stage = s.stage AND i.outcome = :outcome AND i.outcome <> 0
-        AND {stage.counts} ORDER BY i.item"""
+        AND {stage.counts} ORDER BY i.item"""  # noqa: S608 - constants
     (rows,) = connection.execute(
         f"""SELECT json_group_array(json_array(c.item, c.ended, f.cause, f.error, f.message))
         FROM (SELECT * FROM ({chosen} LIMIT :most) UNION

@@ -20,7 +20,7 @@ EDGES: Final = (1, 5, 15, 60, 300, 900, 1_800, 3_600, 14_400, 86_400)
 
 _BITS: Final = 12
 """A block has 4,096 numbers of runs: it is summed up in some 30 ms."""
-_BLOCKS: Final = 8
+_BLOCKS: Final = 3
 """Blocks that one question sums up at most."""
 _OUTCOMES: Final = ("ok", "failed", "timed_out", "cancelled", "skipped", "crashed")
 
@@ -120,7 +120,8 @@ def _blocks_of(connection: sqlite3.Connection, rows: str) -> Iterable[int]:
 
 
 _ENDED = (
-    "FROM runs r NOT INDEXED CROSS JOIN generations g ON g.run = r.run AND g.generation = r.generation {}"
+    "FROM runs r NOT INDEXED"
+    " CROSS JOIN generations g ON g.run = r.run AND g.generation = r.generation {}"
     " WHERE r.run >= ? AND r.run < ? AND g.finished_at IS NOT NULL"
 )
 _OPEN = (

@@ -162,6 +162,8 @@ def _number(cursor: str) -> int:
 
 def _sums(connection: sqlite3.Connection, runs: list[int]) -> dict[int, dict[str, int]]:
     """Return the sums over the stages of each run's current generation."""
+    if not runs:
+        return {}  # SQLite reads every run to find out that none is among none
     rows = connection.execute(
         f"SELECT r.run, {', '.join(f'sum(s.{column})' for column in _OUTCOMES)}"  # noqa: S608 - constants and marks
         " FROM runs r JOIN stages s ON s.run = r.run AND s.generation = r.generation"

@@ -9,7 +9,7 @@ import sqlite3
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from itertools import compress, pairwise
+from itertools import pairwise
 from math import ceil
 from typing import Any, Final
 
@@ -37,9 +37,9 @@ _BUCKET: Final = """CASE WHEN i.generation < s.generation THEN -2
     WHEN i.started_at + i.elapsed >= :known THEN -1
     ELSE min(max((i.started_at + i.elapsed - :begun) / :step, 0), :number - 1) * 2
          + (i.outcome NOT IN (0, 4)) END"""
-# What tells how long the work takes. Other outcomes were cut by something else; and an item may
-# end without an attempt.
-_TIMED: Final = "i.attempts > 0 AND i.outcome IN (0, 1, 2, 4)"
+# How long the work took, or -1: an outcome may be cut by something else, or need no attempt at all.
+_ELAPSED: Final = """CASE WHEN i.attempts > 0 AND i.outcome IN (0, 1, 2, 4)
+    THEN i.elapsed ELSE -1 END"""
 
 
 @frozen
@@ -68,9 +68,7 @@ class StageMeasures:
     stage: SubjectStage
     items: Sequence[int]
     elapsed: Sequence[int]
-    """Microseconds from the first start to the end."""
-    timed: Sequence[int]
-    """1: it tells how long the work takes."""
+    """Microseconds from the first start to the end; -1: it does not tell how long work takes."""
     buckets: Sequence[int]
 
     @property
@@ -126,15 +124,14 @@ def _read(
             ON i.item >= b.value AND i.item < b.value + {_BLOCK}"""
         names["blocks"] = _blocks(connection, stage, sample // _BLOCK)
     arrays = connection.execute(
-        f"""SELECT json_group_array(i.item), json_group_array(i.elapsed),
-                   json_group_array({_TIMED}), json_group_array({_BUCKET})
-        FROM stages s CROSS JOIN {rows}
+        f"""SELECT json_group_array(i.item), json_group_array({_ELAPSED}),
+                   json_group_array({_BUCKET}) FROM stages s CROSS JOIN {rows}
         WHERE s.run = :run AND s.generation = :generation AND s.stage = :stage
           AND i.run = s.run AND i.stage = s.stage AND {stage.counts}""",  # noqa: S608 - constants
         names,
     ).fetchone()
-    items, elapsed, timed, buckets = map(msgspec.json.decode, arrays)
-    return StageMeasures(stage=stage, items=items, elapsed=elapsed, timed=timed, buckets=buckets)
+    items, elapsed, buckets = map(msgspec.json.decode, arrays)
+    return StageMeasures(stage=stage, items=items, elapsed=elapsed, buckets=buckets)
 
 
 def _blocks(connection: sqlite3.Connection, stage: SubjectStage, number: int) -> str:
@@ -150,7 +147,7 @@ def _blocks(connection: sqlite3.Connection, stage: SubjectStage, number: int) ->
 def durations_of(read: StageMeasures) -> dict[str, Any]:
     """Return how long the items of a stage took, in seconds, against its deadline."""
     stage = read.stage
-    taken = sorted(compress(read.elapsed, read.timed))
+    taken = sorted(took for took in read.elapsed if took >= 0)
     deadline = None if stage.deadline is None else stage.deadline / 1e6
     p50, p90, p99 = (_seconds(nearest_rank(taken, share)) for share in (0.5, 0.9, 0.99))
     return {

@@ -138,6 +138,6 @@ def _stages(connection: sqlite3.Connection, run: int, generation: int) -> tuple[
 
 def _counts(place: Place, *, taken_back: bool) -> str:
     if not taken_back:
-        return COUNTS
+        return COUNTS if place.generation > 1 else "1"
     origin = SUPERSEDED.format(origin=place.origin, item="i.item")
     return f"{COUNTS} AND NOT {origin}"

@@ -128,8 +128,8 @@ def usual_seconds(pipeline: str) -> Question[float | None]:
     def ask(connection: sqlite3.Connection) -> float | None:
         rows = connection.execute(
             "SELECT g.finished_at - g.started_at FROM"
-            " (SELECT run, generation FROM runs WHERE pipeline = ? ORDER BY run DESC LIMIT ?) r"
-            " CROSS JOIN generations g ON g.run = r.run AND g.generation = r.generation"
+            " (SELECT run, generation FROM runs WHERE pipeline = ? ORDER BY run DESC LIMIT ?) last"
+            " CROSS JOIN generations g ON g.run = last.run AND g.generation = last.generation"
             " WHERE g.status = 'succeeded' AND g.started_at IS NOT NULL LIMIT ?",
             (pipeline, _LOOKED_AT, _RUNS),
         ).fetchall()

@@ -49,6 +49,8 @@ class Runtime(Protocol):
         key: str | None = None,
     ) -> Started: ...
 
+    async def find(self, run: str) -> Started: ...
+
     async def resume(
         self,
         run: str,

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -130,11 +131,12 @@ async def _received(request: Request, limits: Limits) -> bytes:
     parts, size = list[bytes](), 0
     with anyio.move_on_after(limits.body_seconds):
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.body:
-                    raise _too_large(request, limits)
-                parts.append(part)
+            async with aclosing(request.stream()) as stream:
+                async for part in stream:
+                    size += len(part)
+                    if size > limits.body:
+                        raise _too_large(request, limits)
+                    parts.append(part)
         except ClientDisconnect as error:
             raise Problem(400, "the body has no end", kind="body") from error
         return b"".join(parts)

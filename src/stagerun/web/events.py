@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from stagerun.engine.health import Lateness
 from stagerun.errors import StoreError, UsageError
 from stagerun.web.backend import Backend
 from stagerun.web.frames import PING, RETRY
@@ -62,8 +63,8 @@ class Events:
         self.limits = limits or StreamLimits()
         self.leaving = True
         """Whether every stream is to end, and none may begin."""
-        self.loop_lag = 0.0
-        """Seconds by which this event loop was late when it was last looked."""
+        self.late = Lateness()
+        """By how much this event loop, the server's, has been late."""
         self.tails = Tails(lambda: self.backend.pool)
         self.backend = backend
         self._scopes: set[anyio.CancelScope] = set()
@@ -96,7 +97,7 @@ class Events:
         while not self.backend.leaving:
             due = anyio.current_time() + _LOOK
             await anyio.sleep_until(due)
-            self.loop_lag = anyio.current_time() - due
+            self.late.note(due, anyio.current_time() - due)
         await self._leave()
 
     async def _leave(self) -> None:

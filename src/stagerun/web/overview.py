@@ -8,7 +8,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stagerun.errors import RuntimeClosedError, SettingError, StoreError
+from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.rules.settings import apply_settings
 from stagerun.store.charts import durations
@@ -97,13 +97,18 @@ class Overview:
             health = self._backend.runtime.health()
             if health.status != "ok":
                 return health.why or health.status
-            with anyio.fail_after(_READY_WITHIN):
-                await self._backend.pool.ask(status_counts())
+            with anyio.move_on_after(_READY_WITHIN):
+                await self._round_trip()
+                return None
         except (RuntimeClosedError, StoreError) as error:
             return str(error)
-        except TimeoutError:
-            return "the database does not answer"
-        return None
+        return f"the runtime does not answer within {_READY_WITHIN:g} s: its event loop is blocked"
+
+    async def _round_trip(self) -> None:
+        """Ask for a run that there is not: the answer comes from the runtime's loop and its store."""
+        with suppress(UsageError):
+            await self._backend.runtime.find("no run")
+        await self._backend.pool.ask(lambda _: None)
 
     def _in_hand(self) -> dict[str, Any] | None:
         try:
@@ -148,10 +153,3 @@ def _declared(pipeline: Pipeline) -> dict[str, Any]:
             for stage in pipeline.stages
         ],
     }
-
-
-class NoMetrics:
-    def __init__(self, *_: Any) -> None: ...
-
-    async def scrape(self, _request: Request) -> Response:
-        raise Problem(501, "later")

@@ -163,6 +163,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         generation=_WHOLE,
         status=_STATUS,
         now=_TIME,
+        sampled=_told(_FLAG, "whether a part of the items stands for all"),
         pace=_MAP,
         throughput=_MAP,
         timeline=_MAP,

@@ -12,10 +12,7 @@ from stagerun.web.details import Details
 from stagerun.web.events import Events
 from stagerun.web.fields import CANCEL, RESUME, start_fields
 
-try:
-    from stagerun.web.metrics import Metrics
-except ImportError:
-    from stagerun.web.overview import NoMetrics as Metrics
+from stagerun.web.metrics import Metrics
 from stagerun.web.openapi import document
 from stagerun.web.overview import Overview
 from stagerun.web.problems import answer

@@ -78,8 +78,9 @@ function serverState() {
   if (health === null) return ['wait', 'connecting'];
   if (health === false) return ['bad', 'server does not answer'];
   const owners = health.owners === 1 ? '1 process' : `${health.owners ?? 0} processes`;
-  const trouble = health.health?.trouble;
-  return trouble ? ['bad', `database: ${trouble}`] : ['ok', `${owners}, database ok`];
+  const { status, why } = health.health ?? {};
+  if (status && status !== 'ok') return ['bad', `database ${status}${why ? `: ${why}` : ''}`];
+  return ['ok', `${owners}, database ok`];
 }
 
 function applyTheme() {

@@ -1,7 +1,7 @@
 // What pictures share: scales, ticks and axes. Widths are measured, so that text keeps its size.
 
 import { h } from './dom.js';
-import { span } from './format.js';
+import { roundSpan } from './format.js';
 
 const STEPS = [1, 2, 5];
 const TIME_STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400];
@@ -42,7 +42,7 @@ export function timeAxis(x, seconds, top, height, width) {
       h('line', { x1: x(value), x2: x(value), y1: top, y2: top + height, class: 'grid' }),
       h('text', { x: x(value), y: top + height + 14,
         'text-anchor': value === 0 ? 'start' : x(value) > width - 24 ? 'end' : 'middle' },
-      value === 0 ? '0' : `+${span(value)}`))));
+      value === 0 ? '0' : `+${roundSpan(value)}`))));
 }
 
 /** Remember how wide a picture may be, and draw again when that changes. */

@@ -5,6 +5,8 @@
 // contains becomes a text node or an attribute: nothing here ever parses markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
+// eslint-disable-next-line no-control-regex -- they are what is looked for
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
 /** Describe an element: attributes, `on…` handlers, `style` (an object), `tip`, `mount`, `key`. */
 export function h(tag, props, ...children) {
@@ -50,9 +52,14 @@ function collect(children, path, into) {
       collect(child, `${path}${index}.`, into);
       return;
     }
-    const value = typeof child === 'object' ? child : String(child);
+    const value = typeof child === 'object' ? child : visible(String(child));
     into.set(`${path}${value.props?.key !== undefined ? `k${value.props.key}` : index}`, value);
   });
+}
+
+/** Control characters, and those that turn the direction of text, are shown rather than obeyed. */
+function visible(text) {
+  return text.replace(HIDDEN, (sign) => `\\u${sign.codePointAt(0).toString(16).padStart(4, '0')}`);
 }
 
 function typeOf(value) {

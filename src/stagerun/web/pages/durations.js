@@ -1,11 +1,11 @@
 // How long the runs of a pipeline took, the newest at the right, with the deadline drawn in.
 
-import { measured, picture, scale, ticks } from './charts.js';
+import { measured, picture, scale, timeTicks } from './charts.js';
 import { h } from './dom.js';
-import { absolute, span } from './format.js';
+import { absolute, roundSpan, span } from './format.js';
 import { panel } from './parts.js';
 import { lines } from './tips.js';
-import { STATUSES, look } from './words.js';
+import { STATUSES, ended, look } from './words.js';
 
 const LEFT = 52;
 
@@ -28,8 +28,8 @@ export function durationsPicture({ runs, deadline }, mine, { widths, name, redra
   const bottom = height - 8;
   const y = scale(0, most, bottom, 14);
   const step = Math.min(26, (width - LEFT - 2) / Math.max(1, shown.length));
-  const sorted = shown.map((run) => run.seconds).sort((a, b) => a - b);
-  const median = sorted[Math.ceil(sorted.length / 2) - 1];
+  const sorted = shown.filter((run) => ended(run.status)).map((run) => run.seconds).sort((a, b) => a - b);
+  const median = sorted[Math.ceil(sorted.length / 2) - 1] ?? null;
   return h('div', {},
     h('div', { class: 'picture-box', mount: measured(widths, name, redraw) },
       picture(`Durations of ${shown.length} runs; half of them took at most ${span(median)}`, width, height,
@@ -38,14 +38,14 @@ export function durationsPicture({ runs, deadline }, mine, { widths, name, redra
         near && h('g', { key: 'deadline', class: 'deadline' },
           h('line', { x1: LEFT, x2: width, y1: y(deadline), y2: y(deadline) }),
           h('text', { x: width - 2, y: y(deadline) - 4, 'text-anchor': 'end' }, `deadline ${span(deadline)}`)))),
-    h('p', { class: 'picture-says quiet' }, summary(shown, median, deadline, mine)));
+    h('p', { class: 'picture-says quiet' }, summary(shown, sorted.length, median, deadline, mine)));
 }
 
 function grid(most, y, width) {
-  return h('g', { key: 'grid', class: 'axis', 'aria-hidden': 'true' }, ticks(most, 3).map((value) => (
+  return h('g', { key: 'grid', class: 'axis', 'aria-hidden': 'true' }, timeTicks(most, 3).map((value) => (
     h('g', { key: value },
       h('line', { class: 'grid', x1: LEFT, x2: width, y1: y(value), y2: y(value) }),
-      h('text', { x: LEFT - 7, y: y(value) + 4, 'text-anchor': 'end' }, value ? span(value) : '0')))));
+      h('text', { x: LEFT - 7, y: y(value) + 4, 'text-anchor': 'end' }, value ? roundSpan(value) : '0')))));
 }
 
 function column(run, place, { mine, y, bottom, step, deadline }) {
@@ -65,11 +65,11 @@ function column(run, place, { mine, y, bottom, step, deadline }) {
   own && h('path', { class: 'pointer', d: `M${left + step / 2 - 4} ${bottom + 8}h8l-4-6z` }));
 }
 
-function summary(shown, median, deadline, mine) {
-  if (!shown.length) return 'No run has ended yet.';
+function summary(shown, n, median, deadline, mine) {
+  if (!n) return `No run has ended yet.${deadline ? ` Deadline: ${span(deadline)}.` : ''}`;
   const own = shown.find((run) => run.id === mine);
-  const says = [`Half of the last ${shown.length} took at most ${span(median)}.`];
-  if (own && median > 0 && shown.length > 4) {
+  const says = [`Half of the last ${n} took at most ${span(median)}.`];
+  if (own && median > 0 && n > 4) {
     const factor = own.seconds / median;
     if (factor >= 1.3) says.push(`This one: ${span(own.seconds)}, ${factor.toFixed(1)} times that.`);
     else says.push(`This one: ${span(own.seconds)}.`);

@@ -39,6 +39,15 @@ export function span(seconds) {
   return `${Math.floor(s / DAY)} d ${Math.floor((s % DAY) / HOUR)} h`;
 }
 
+/** The same for axes, where only round values stand: 90 s, 2 min, 1.5 h. */
+export function roundSpan(seconds) {
+  if (seconds < 59.9) return span(seconds);
+  if (seconds < 120) return `${trim(seconds, 0)} s`;
+  if (seconds < 2 * HOUR) return `${trim(seconds / 60, 1)} min`;
+  if (seconds < 2 * DAY) return `${trim(seconds / HOUR, 1)} h`;
+  return `${trim(seconds / DAY, 1)} d`;
+}
+
 /** A clock for what counts up or down every second; so it has whole seconds. */
 export function counting(seconds) {
   if (seconds === null || !Number.isFinite(seconds)) return '–';

@@ -124,13 +124,7 @@ function stageTable(stages) {
     h('tbody', {}, stages.map((stage) => h('tr', { key: stage.name },
       h('td', { class: 'strong' }, stage.name), h('td', {}, stage.kind), h('td', {}, stage.workers),
       h('td', {}, stage.deadline ? span(stage.deadline) : 'none'),
-      h('td', {}, attempts(stage.retries)))))));
-}
-
-/** How often an item is tried: a number, or what the policy is called. */
-function attempts(retries) {
-  if (retries === null || retries === undefined) return '1';
-  return typeof retries === 'object' ? String(retries.attempts ?? '–') : String(retries);
+      h('td', {}, (stage.retries ?? 0) + 1))))));
 }
 
 function lastRuns(runs) {

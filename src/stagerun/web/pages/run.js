@@ -52,6 +52,7 @@ export function openRun(root, identifier) {
   function accept(run) {
     const first = state.run === null;
     state.run = run;
+    parts.items.run = run;
     parts.logs.add(run.recent_logs ?? []);
     if (first || generation !== run.generation) {
       generation = run.generation;
@@ -91,7 +92,8 @@ export function openRun(root, identifier) {
 
   function progress(data) {
     const run = state.run;
-    if (!run || data.generation !== run.generation) return;
+    // After a connect the kept events come again: those are older than what is shown.
+    if (!run || data.generation !== run.generation || data.at < run.updated_at) return;
     if (data.percent !== undefined && data.percent !== null) run.percent = data.percent;
     for (const stage of run.stages) {
       const told = data.stages?.[stage.name];
@@ -233,8 +235,8 @@ function view(state, parts, act) {
       h('div', { class: 'run-side' },
         errorsPanel(state.charts, run, act),
         durationsPanel(state, act),
-        parts.logs.view(run),
-        history(run))),
+        history(run),
+        parts.logs.view(run))),
   ];
 }
 

@@ -10,13 +10,14 @@ import {
 } from './words.js';
 
 const PAGE = 50;
+const ASKED = 4; // runs that are asked why
 
 export function openRuns(root, _argument, query) {
   const state = {
     status: query.get('status') ?? '', pipeline: query.get('pipeline') ?? '',
     labels: query.getAll('label'), after: query.get('after') ?? '',
     text: '', found: null, runs: null, next: null, overview: null, pipelines: [], names: [],
-    active: [], problem: null,
+    active: [], reasons: new Map(), problem: null,
   };
 
   /** The filters are the address: so they can be kept, sent, and gone back from. */
@@ -60,6 +61,23 @@ export function openRuns(root, _argument, query) {
     }
     tell(state);
     show();
+    askWhy();
+  }
+
+  /** What is not fine is told with its line of code at once; that is asked for now and then only. */
+  function askWhy() {
+    const troubled = state.active.filter((run) => VERDICTS[run.verdict]).slice(0, ASKED);
+    const due = troubled.filter((run) => {
+      const known = state.reasons.get(run.id);
+      return known?.verdict !== run.verdict || Date.now() - known.at > 10_000;
+    });
+    for (const run of due) {
+      state.reasons.set(run.id, { ...state.reasons.get(run.id), verdict: run.verdict, at: Date.now() });
+      get(`runs/${run.id}/why`).then(({ summary }) => {
+        state.reasons.get(run.id).summary = summary;
+        show();
+      }, () => {}); // then the verdict's own sentence stands there
+    }
   }
 
   async function readChoices() {
@@ -116,7 +134,7 @@ function view(state, act) {
   const rows = shownRuns(state);
   return [
     h('h1', { class: 'visually-hidden' }, 'Runs'),
-    attention(state.active),
+    attention(state),
     strip(state, act),
     tools(state, act),
     trouble(state.problem, act.retry),
@@ -135,14 +153,14 @@ function shownRuns({ runs, text, found }) {
 }
 
 /** What is not fine comes first, whatever is filtered. */
-function attention(active) {
+function attention({ active, reasons }) {
   const troubled = active.filter((run) => VERDICTS[run.verdict]);
   if (!troubled.length) return null;
   return h('ul', { class: 'attention', 'aria-label': 'Runs that need a look' },
     troubled.slice(0, 5).map((run) => h('li', { key: run.id, class: `t-${VERDICTS[run.verdict].tone}` },
-      h('a', { href: `#/runs/${run.id}` }, verdictBadge(run.verdict),
-        h('strong', {}, run.pipeline), h('code', {}, run.id.slice(0, 8)),
-        h('span', { class: 'says' }, VERDICTS[run.verdict].says)))));
+      h('a', { href: `#/runs/${run.id}` }, h('span', {}, verdictBadge(run.verdict)),
+        h('span', { class: 'who' }, h('strong', {}, run.pipeline), h('code', { class: 'id' }, run.id.slice(0, 8))),
+        h('span', { class: 'says' }, reasons.get(run.id)?.summary ?? VERDICTS[run.verdict].says)))));
 }
 
 /** Counts by status: the strip is the filter, too. */
@@ -185,7 +203,7 @@ function tools(state, act) {
     }, label.replace(':', ' = '), h('span', { 'aria-hidden': 'true' }, ' ×'))),
     h('span', { class: 'grow' }),
     startable && h('button', { type: 'button', class: 'button primary', onclick: act.start },
-      icon('play'), 'Start a run'));
+      icon('play'), 'Start', h('span', { class: 'wide-only' }, 'a run')));
 }
 
 function openFirst(state) {

@@ -34,7 +34,7 @@ function row(stage, measured, busiest, widest) {
   const settled = OUTCOMES.reduce((sum, name) => sum + stage[name], 0);
   const label = `${stage.name}: ${count(settled)} of ${count(stage.accepted)} settled`
     + BAR.filter((name) => stage[name]).map((name) => `, ${count(stage[name])} ${OUTCOME[name].word}`).join('');
-  return h('li', { key: stage.name, class: `stage t-${tone} ${stage.in_flight ? 'active' : ''}` },
+  return h('li', { key: stage.name, title: label, class: `stage t-${tone} ${stage.in_flight ? 'active' : ''}` },
     h('span', { class: 'stage-node', title: word }, icon(shape)),
     h('div', { class: 'stage-name' },
       h('strong', { class: 'cut', title: stage.name }, stage.name),

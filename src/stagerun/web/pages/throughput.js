@@ -10,16 +10,29 @@ const EACH = 5; // so many stages have a strip of their own; of more, one is cho
 const ALL = '';
 
 export function throughputPanel(state, act) {
-  const data = state.charts?.throughput;
-  const names = Object.keys(data?.stages ?? {});
-  const length = Math.max(0, ...names.map((name) => data.stages[name].ok.length));
+  const names = Object.keys(state.charts?.throughput?.stages ?? {});
+  const width = state.widths.throughput ?? 700;
+  const some = names.some((name) => state.charts.throughput.stages[name].ok.length);
+  const data = some ? coarser(state.charts.throughput, names, width) : null;
   const chosen = names.length > EACH ? state.throughputOf : null;
   const aside = names.length > EACH && select('Stage', [[ALL, 'All stages'], ...names.map((name) => [name, name])],
     state.throughputOf, act.throughputOf);
   return panel('throughput', 'Throughput', aside,
     h('div', { class: 'picture-box', mount: measured(state.widths, 'throughput', act.redraw) },
-      length ? strips(data, shownStrips(data, names, chosen), length, state.widths.throughput ?? 700)
+      data ? strips(data, shownStrips(data, names, chosen), width)
         : h('p', { class: 'quiet' }, state.charts ? 'Nothing has ended yet.' : 'Loading…')));
+}
+
+/** As many bars as can be told apart, each of enough items to show a height rather than a comb. */
+function coarser(data, names, width) {
+  const length = Math.max(...names.map((name) => data.stages[name].ok.length));
+  const all = names.reduce((sum, name) => sum + add(data.stages[name].ok) + add(data.stages[name].bad), 0);
+  let by = Math.max(1, Math.ceil(length / Math.min(90, width / 7)));
+  while (length / by > 24 && all / names.length / (length / by) < 3) by += 1;
+  const merge = (numbers) => Array.from({ length: Math.ceil(numbers.length / by) },
+    (_, i) => add(numbers.slice(i * by, (i + 1) * by)));
+  return { step: data.step * by, stages: Object.fromEntries(names.map((name) => (
+    [name, { ok: merge(data.stages[name].ok), bad: merge(data.stages[name].bad) }]))) };
 }
 
 function shownStrips(data, names, chosen) {
@@ -33,7 +46,8 @@ function shownStrips(data, names, chosen) {
   return [{ name: 'all stages', ok: add('ok'), bad: add('bad') }];
 }
 
-function strips(data, shown, length, width) {
+function strips(data, shown, width) {
+  const length = Math.max(...shown.map((stage) => stage.ok.length));
   const height = shown.length === 1 ? 120 : 62;
   const whole = height * shown.length + 22;
   const seconds = data.step * length;
