@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import asking, latency, memory, offload, overhead, pages
+from benchmarks import asking, latency, memory, offload, overhead, pages, responsive
 from benchmarks.process import BenchmarkError
 
 
@@ -33,6 +33,10 @@ def main() -> int:
                 sizes = (arguments.runs, arguments.items, arguments.repeats)
                 report = pages.run(*sizes, arguments.directory)
                 print(json.dumps(report, indent=2) if arguments.json else pages.table(report))
+            case "responsive":
+                report = responsive.run(arguments.items, arguments.seconds, arguments.directory)
+                text = responsive.table(report)
+                print(json.dumps(report, indent=2) if arguments.json else text)
             case _:
                 measure = _MEASURES[arguments.name]
                 print(json.dumps(measure(arguments.items, arguments.directory)))
@@ -79,8 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--items", type=_positive, default=1_000_000)
     lists.add_argument("--repeats", type=_positive, default=20)
 
+    web = commands.add_parser("responsive", help="a web service while its stages block")
+    web.add_argument("--items", type=_positive, default=200)
+    web.add_argument("--seconds", type=float, default=5.0)
+
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, late, elsewhere, lists):
+    for command in (speed, resident, requests, late, elsewhere, lists, web):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

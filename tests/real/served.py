@@ -7,12 +7,14 @@ Its database is named by the environment; every process of a server imports this
 import os
 import time
 from contextlib import asynccontextmanager
+from typing import cast
 
 import trio
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 
 from stagerun import Pipeline, stage
 from stagerun.web import Service
@@ -98,5 +100,5 @@ def quart():
         run = await service.runtime.start(PIPELINES[0], [{"seconds": each} for each in seconds])
         return {"id": run.id}
 
-    mounted = [Mount("/jobs", service.app), Mount("/", app)]
+    mounted = [Mount("/jobs", service.app), Mount("/", cast("ASGIApp", app))]
     return Starlette(lifespan=service.lifespan(), routes=mounted)

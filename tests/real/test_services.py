@@ -191,7 +191,8 @@ def test_every_process_answers_for_every_run(tmp_path) -> None:
     with served(SEVERAL, tmp_path) as there:
         run = there.start(60)
         there.until(run, lambda document: document["stages"][0]["in_flight"] == 1)
-        asked, until = set(), time.monotonic() + LONGEST
+        asked: set[str] = set()
+        until = time.monotonic() + LONGEST
         while len(asked) < 4 and time.monotonic() < until:
             asked.add(there.fresh("/ping").text)
             assert there.fresh(f"/jobs/runs/{run}").status_code == 200
@@ -229,7 +230,7 @@ def test_a_killed_worker_s_run_is_told_as_interrupted_by_the_others(tmp_path) ->
         with closing(sqlite3.connect(there.database)) as database:
             (pid,) = database.execute(
                 "SELECT pid FROM owners JOIN generations USING (owner) JOIN runs USING (run)"
-                " WHERE id = ?",
+                " WHERE runs.id = ?",
                 (run,),
             ).fetchone()
         os.kill(pid, signal.SIGKILL)

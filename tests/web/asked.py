@@ -1,4 +1,4 @@
-"""What tests of the API share: an app around a real runtime, or a false one, and plain ASGI calls."""
+"""What tests of the API share: an app around a real runtime or a false one, and ASGI calls."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -146,9 +146,12 @@ class Api:
     async def ended(self, run: str) -> dict[str, Any]:
         """Wait for a run's end and return its document."""
         with anyio.fail_after(20):
-            while (document := (await self.get(f"/runs/{run}")).json)["finished_at"] is None:
+            while True:
+                document: dict[str, Any] = (await self.get(f"/runs/{run}")).json
+                if document["finished_at"] is not None:
+                    return document
                 await anyio.sleep(0.01)
-        return document
+        raise AssertionError
 
 
 def api_of(backend: Backend, limits: Limits | None = None, **guarded: Any) -> Api:

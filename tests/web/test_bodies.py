@@ -1,4 +1,4 @@
-"""Bodies: what is not strictly JSON, too large, too deep or too slow is refused, and stores nothing."""
+"""Bodies: what is not strictly JSON, too large, too deep or too slow is refused."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,12 +1,13 @@
 """The document of the API tells what is served, and answers are what it says."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.web.asked import TOKEN, Api, ask, serving
 from stagerun.web.routes import Operation
+from tests.web.asked import TOKEN, Api, ask, serving
 
 
 def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -15,7 +16,7 @@ def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-NAMES = {
+NAMES: dict[str, Any] = {
     "object": dict,
     "array": list,
     "string": str,
@@ -153,8 +154,6 @@ async def test_the_page_of_the_document_is_served_whole(tmp_path: Path) -> None:
 
 
 async def parts_of(api: Api, page: str) -> set[str]:
-    import re
-
     parts = set(re.findall(r'(?:src|href)="static/([^"]+)"', page))
     for part in parts:
         assert (await api.get(f"/static/{part}")).status == 200

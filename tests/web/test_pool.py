@@ -1,4 +1,4 @@
-"""Asking beside a runtime: bounded, from one state of the database, and independent of the writer."""
+"""Asking beside a runtime: bounded, from one state, and never waiting for the writer."""
 
 import sqlite3
 import threading

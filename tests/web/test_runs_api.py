@@ -230,7 +230,10 @@ async def test_mounted_under_a_prefix_it_tells_where_runs_are_seen_from_outside(
     async with serving(tmp_path) as api:
         inner = Starlette(routes=[Mount("/jobs", app=api.app)])
         outer = Starlette(routes=[Mount("/a b", app=inner)])
-        given = {"body": json.dumps({"pipeline": "counting"}).encode(), "headers": JSON}
+        given: dict[str, Any] = {
+            "body": json.dumps({"pipeline": "counting"}).encode(),
+            "headers": JSON,
+        }
         answer = await ask(outer, "/a b/jobs/runs", "POST", token=TOKEN, **given)
         assert answer.status == 202
         assert answer.headers["location"] == f"/a%20b/jobs/runs/{answer.json['id']}"

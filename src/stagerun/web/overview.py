@@ -81,7 +81,7 @@ class Overview:
         return answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """Answer whether runs can be started and read now; whoever sends requests here asks this."""
+        """Answer whether runs can be started and read now; whoever balances load asks this."""
         problem = await self._unready()
         if problem is None:
             return answer({"status": "ready", "problem": None})
@@ -105,7 +105,7 @@ class Overview:
         return f"the runtime does not answer within {_READY_WITHIN:g} s: its event loop is blocked"
 
     async def _round_trip(self) -> None:
-        """Ask for a run that there is not: the answer comes from the runtime's loop and its store."""
+        """Ask for a run that there is not: so the runtime's loop and its store must answer."""
         with suppress(UsageError):
             await self._backend.runtime.find("no run")
         await self._backend.pool.ask(lambda _: None)

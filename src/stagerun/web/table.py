@@ -11,7 +11,6 @@ from stagerun.web.backend import Backend, Limits
 from stagerun.web.details import Details
 from stagerun.web.events import Events
 from stagerun.web.fields import CANCEL, RESUME, start_fields
-
 from stagerun.web.metrics import Metrics
 from stagerun.web.openapi import document
 from stagerun.web.overview import Overview

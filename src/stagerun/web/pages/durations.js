@@ -2,7 +2,7 @@
 
 import { measured, picture, scale, timeTicks } from './charts.js';
 import { h } from './dom.js';
-import { absolute, roundSpan, span } from './format.js';
+import { absolute, roundSpan, secondsBetween, span } from './format.js';
 import { panel } from './parts.js';
 import { lines } from './tips.js';
 import { STATUSES, ended, look } from './words.js';
@@ -12,9 +12,12 @@ const LEFT = 52;
 export function durationsPanel(state, act) {
   const { durations, run } = state;
   if (!durations) return null;
+  // What still runs was longer under way than was last committed: its column grows with the clock.
+  const runs = durations.runs.map((each) => (each.id === run.id && !run.finished_at
+    ? { ...each, seconds: secondsBetween(run.started_at ?? run.created_at) } : each));
   return panel('durations', `Runs of ${run.pipeline}`,
     h('a', { href: `#/pipelines/${encodeURIComponent(run.pipeline)}` }, 'all'),
-    durationsPicture(durations, run.id, { widths: state.widths, name: 'durations', redraw: act.redraw, height: 150 }));
+    durationsPicture({ ...durations, runs }, run.id, { widths: state.widths, name: 'durations', redraw: act.redraw, height: 150 }));
 }
 
 /** `mine`: the run to mark. The deadline stands in the picture when it does not flatten the bars. */

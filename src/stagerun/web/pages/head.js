@@ -115,10 +115,16 @@ function oldest(why) {
         + (each.attempt > 1 ? `, attempt ${each.attempt} of ${each.attempts}` : ''),
       place: place ? `${place.file}:${place.line} ${place.function}` : '',
       code: place ? [place.code, place.awaits && `awaits ${place.awaits}`].filter(Boolean).join(' – ') : '',
-      cut: each.cut_in === null || each.cut_in === undefined ? '' : `cut in ${counting(each.cut_in)}`,
+      cut: cutIn(each),
     };
   }));
   return working.sort((a, b) => b.seconds - a.seconds).slice(0, 3);
+}
+
+function cutIn({ cut_in: left, cut_for: since }) {
+  if (since !== null && since !== undefined) return `cut ${counting(since)} ago, still runs`;
+  if (left === null || left === undefined) return '';
+  return left > 0 ? `cut in ${counting(left)}` : 'overdue';
 }
 
 function progress({ run, charts }) {

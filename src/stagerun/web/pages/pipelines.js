@@ -129,7 +129,7 @@ function stageTable(stages) {
 
 function lastRuns(runs) {
   return h('ul', { class: 'lines' }, runs.map((run) => h('li', { key: run.id },
-    statusMark(shownStatus(run)), verdictBadge(run.verdict),
+    h('span', { class: 'lines-status' }, statusMark(shownStatus(run)), verdictBadge(run.verdict)),
     h('a', { href: `#/runs/${run.id}` }, h('code', {}, run.id.slice(0, 8))),
     h('span', { class: 'cut quiet' }, run.message ?? ''),
     since(run.created_at),

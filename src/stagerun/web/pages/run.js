@@ -130,15 +130,20 @@ export function openRun(root, identifier) {
   }
 
   /** Poll while it runs; once more when it has ended. */
-  const whileRunning = (milliseconds, work) => every(milliseconds, async () => {
-    if (!state.run || (!running() && work.done === generation)) return;
-    await work();
-    if (!running()) work.done = generation;
-  });
+  const whileRunning = (milliseconds, work) => {
+    let complete = null;
+    return every(milliseconds, async () => {
+      if (!state.run || (!running() && complete === generation)) return;
+      const over = !running();
+      await work();
+      if (over) complete = generation;
+    });
+  };
+  // An ended run is looked at too, now and then: somebody may resume it from elsewhere.
+  let turns = 0;
   const polling = every(2000, async () => {
-    if (!state.run || running() || state.problem || polling === undefined) await readRun();
-    else if (Date.now() - (state.readAt ?? 0) > 10_000) await readRun();
-    state.readAt = Date.now();
+    if (running() || state.problem || turns % 5 === 0) await readRun();
+    turns += 1;
   });
   const pictures = whileRunning(3000, readPictures);
   const reasons = whileRunning(4000, readWhy);
@@ -154,8 +159,7 @@ export function openRun(root, identifier) {
       toast(error.message, 'bad');
     }
     state.doing = null;
-    polling.now();
-    readRun();
+    await readRun();
   }
 
   const act = {
@@ -187,7 +191,6 @@ export function openRun(root, identifier) {
     },
   };
 
-  readRun();
   return {
     close() {
       stopFollowing?.();
