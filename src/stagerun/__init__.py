@@ -2,13 +2,13 @@
 
 # The floor plan. Left may import right; tests/test_architecture.py keeps it so.
 #
-#   cli  ->  engine  ->  store, rules, model
+#   cli  ->  web  ->  hosts  ->  engine  ->  store, rules, model
 #            http    ->  engine.context          (the only home of httpx; imported by its users)
 #            offload ->  engine.context, model   (worker processes; asyncio for user code)
 #            store   ->  model                   (the only home of sqlite3 and aiosqlite)
 #            rules   ->  model                   (pure decisions)
 #            model   ->  attrs                   (frozen values)
-#   errors, logs, phase are leaves for all.
+#   errors, logs, redaction, phase are leaves for all.
 
 from stagerun.engine.context import Context, heartbeat, report
 from stagerun.engine.foreign import aio

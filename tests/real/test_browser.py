@@ -12,15 +12,12 @@ from attrs import define, field
 
 from tests.real.serving import COMMAND, LONGEST, Server, environment, serving
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402 - see above
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: nothing is browsed"),
-]
+pytestmark = pytest.mark.real
 
 PATIENCE = 20_000
 """Milliseconds that the page has for anything; none of these tests waits for so long."""
@@ -59,8 +56,11 @@ PIPELINES = """
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def browser() -> Iterator[Browser]:
+    """One for all tests; where there is none, all are skipped before they start anything."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: the dashboard is tried in no browser")
     arguments = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                  "--disable-background-networking", "--disable-component-update"]  # fmt: skip
     with sync_playwright() as driver:

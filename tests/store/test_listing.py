@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from benchmarks.crowd import crowd
 from stagerun.errors import UsageError
+from stagerun.store.charts import charts, durations
 from stagerun.store.documents import run_list
+from stagerun.store.driver import Question
+from stagerun.store.feed import feed
+from stagerun.store.itemlist import item_page
 from stagerun.store.listing import (
     label_names,
     pipeline_names,
@@ -198,19 +202,47 @@ def test_no_page_reads_a_large_table_whole(
     many: sqlite3.Connection, name: str, after: str | None
 ) -> None:
     filters = (FILTERS | PAIRS | {"none": {}})[name]
+    found = plans(many, run_page(**filters, after=after))
+    assert not [plan for plan in found if re.match(rf"SCAN {BIG}\b", plan)]
+    assert not [plan for plan in found if "TEMP B-TREE" in plan], "rows come in order by themselves"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"outcomes": ["failed", "timed_out"]}, {"outcomes": ["ok"]}, {"stage": "fetch"}],
+)
+def test_no_page_of_items_reads_more_of_the_items_than_it_tells(
+    many: sqlite3.Connection, everything: list[dict[str, Any]], options: dict[str, Any]
+) -> None:
+    found = plans(many, item_page(everything[-1]["id"], after="0.100", **options))
+    items = [plan for plan in found if re.match(r"(SEARCH|SCAN) i\b", plan)]
+    assert items
+    assert all("item>? AND item<?" in plan for plan in items)
+    assert not [plan for plan in found if "TEMP B-TREE" in plan]
+
+
+def test_what_is_drawn_is_read_by_keys_alone(
+    many: sqlite3.Connection, everything: list[dict[str, Any]]
+) -> None:
+    for question in (charts(everything[-1]["id"]), durations("crawl"), feed(1, 10), label_names()):
+        found = plans(many, question)
+        assert not [plan for plan in found if re.match(rf"SCAN {BIG}\b", plan)]
+
+
+def plans(connection: sqlite3.Connection, question: Question[Any]) -> list[str]:
+    """Return how SQLite finds what a question asks for."""
     asked: list[str] = []
-    many.set_trace_callback(asked.append)
-    run_page(**filters, after=after)(many)
-    many.set_trace_callback(None)
-    plans = [
+    connection.set_trace_callback(asked.append)
+    question(connection)
+    connection.set_trace_callback(None)
+    found = [
         detail
         for sql in asked
         if not sql.startswith("--")  # what a table-valued pragma asks inside
-        for *_, detail in many.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
+        for *_, detail in connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
     ]
-    assert plans
-    assert not [plan for plan in plans if re.match(rf"SCAN {BIG}\b", plan)]
-    assert not [plan for plan in plans if "TEMP B-TREE" in plan], "rows come in order by themselves"
+    assert found
+    return found
 
 
 def test_how_long_a_pipeline_takes_is_told_without_looking_at_all_of_its_runs(

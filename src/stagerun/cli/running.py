@@ -240,6 +240,7 @@ class _Attendance:
                 pipeline=self.pipeline.name,
                 id=run.id,
                 status=run.status,
+                verdict="blocked" if self._signals.blocked_for else "alive",
                 percent=run.percent,
                 source_length=run.source_length,
                 stages=run.counts,

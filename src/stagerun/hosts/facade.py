@@ -202,6 +202,11 @@ class Runtime:
         """Return how much is under way now."""
         return self._inner.statistics()
 
+    @property
+    def leaves_within(self) -> float:
+        """Seconds that leaving may take at most if stages do not block trio's event loop."""
+        return self._inner.leaves_within
+
     def tree(self) -> str:
         """Draw the supervision tree in trio's thread as it stands now, a task a line."""
         return self._inner.tree()

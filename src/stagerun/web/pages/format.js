@@ -34,8 +34,7 @@ export function span(seconds) {
   if (s < 0.0995) return `${trim(s * 1000, s < 0.00995 ? 1 : 0)} ms`;
   if (s < 0.995) return `${Math.round(s * 1000)} ms`;
   if (s < 59.95) return `${trim(s, s < 9.95 ? 1 : 0)} s`;
-  if (s < HOUR) return two(s, 60, 'min', 1, 's');
-  if (s < DAY) return two(s, HOUR, 'h', 60, 'min');
+  if (s < DAY) return clock(s).replace(/ 00 (s|min)$/, '');
   return `${Math.floor(s / DAY)} d ${Math.floor((s % DAY) / HOUR)} h`;
 }
 
@@ -51,7 +50,7 @@ export function roundSpan(seconds) {
 /** A clock for what counts up or down every second; so it has whole seconds. */
 export function counting(seconds) {
   if (seconds === null || !Number.isFinite(seconds)) return '–';
-  return seconds < 59.5 ? `${Math.max(0, Math.floor(seconds))} s` : span(Math.floor(seconds));
+  return seconds < DAY ? clock(Math.max(0, Math.floor(seconds))) : span(seconds);
 }
 
 export function ago(moment) {
@@ -119,6 +118,11 @@ export function sumOutcomes(stages) {
     for (const name of OUTCOMES) sums[name] += stage[name] ?? 0;
   }
   return sums;
+}
+
+function clock(s) {
+  if (s < 60) return `${s} s`;
+  return s < HOUR ? two(s, 60, 'min', 1, 's') : two(s, HOUR, 'h', 60, 'min');
 }
 
 function two(seconds, big, bigName, small, smallName) {

@@ -2,7 +2,7 @@
 
 import { h } from './dom.js';
 import {
-  absolute, count, counting, now, percent, plural, rate, secondsBetween, span, sumOutcomes, words,
+  absolute, count, counting, now, percent, plural, rate, secondsBetween, short, span, sumOutcomes, words,
 } from './format.js';
 import { labelChip, percentBar, since } from './parts.js';
 import { OUTCOME, VERDICTS, ended, icon, look, shownStatus, statusMark, verdictBadge } from './words.js';
@@ -81,7 +81,8 @@ function reason({ run, why }) {
   const over = ended(run.status);
   const verdict = VERDICTS[run.verdict];
   const bad = verdict ?? (over && run.status !== 'succeeded' ? look2(run.status) : null);
-  const says = why?.summary ?? run.message;
+  // Its cause stands in the label already.
+  const says = over ? (why?.summary ?? run.message ?? '').replace(/^It ended [^:]*: /, '') : why?.summary ?? run.message;
   if (!says && !verdict) return null;
   const working = over ? [] : oldest(why);
   return h('div', { class: `reason ${bad ? `loud t-${bad.tone}` : ''}` },
@@ -138,7 +139,7 @@ function progress({ run, charts }) {
     h('span', { class: 'fact-value number' }, value), h('span', { class: 'fact-word' }, word));
   return h('div', { class: 'progress panel' },
     h('div', { class: 'progress-top' },
-      h('span', { class: 'percent number' }, run.percent === null ? (over ? '–' : '…') : percent(run.percent, 1)),
+      h('span', { class: 'percent number' }, percentOf(run, sums, over)),
       h('div', { class: 'progress-bar' }, percentBar(run, sums, 'thick'), counts(sums, flying, waiting))),
     h('div', { class: 'facts' },
       !over && fact('rate', rate(pace.items_per_second), 'items finished'),
@@ -153,6 +154,13 @@ function progress({ run, charts }) {
       run.error?.code && over && run.error.code !== run.cause && fact('code', run.error.code, 'error', 't-bad')));
 }
 
+/** Where the length of the source is unknown no percentage would be true: then what is done. */
+function percentOf(run, sums, over) {
+  if (run.percent !== null) return percent(run.percent, 1);
+  if (over) return '–';
+  return [short(Object.values(sums).reduce((sum, n) => sum + n, 0)), h('small', {}, 'outcomes')];
+}
+
 function counts(sums, flying, waiting) {
   const entries = [...Object.entries(sums), ['in_flight', flying], ['waiting', waiting]];
   return h('ul', { class: 'counts' }, entries.filter(([name, n]) => n > 0 || name === 'ok').map(([name, n]) => {
@@ -164,7 +172,7 @@ function counts(sums, flying, waiting) {
 /** How much of its time is left, as a clock that runs down. */
 function deadline(run, over, fact) {
   if (!run.deadline_at) return fact('deadline', 'none', 'run deadline');
-  const whole = secondsBetween(run.started_at ?? run.created_at, run.deadline_at);
+  const whole = Math.round(secondsBetween(run.started_at ?? run.created_at, run.deadline_at));
   if (over) return fact('deadline', span(whole), 'run deadline');
   const left = (Date.parse(run.deadline_at) - now()) / 1000;
   const tone = left < 0.1 * whole ? 't-bad' : left < 0.25 * whole ? 't-late' : '';

@@ -6,7 +6,7 @@ import { durationsPicture } from './durations.js';
 import { count, plural, secondsBetween, span } from './format.js';
 import { empty, panel, since, trouble } from './parts.js';
 import { openStart } from './start.js';
-import { RUN_STATUSES, STATUSES, icon, setFavicon, shownStatus, statusMark, verdictBadge } from './words.js';
+import { KINDS, RUN_STATUSES, STATUSES, icon, setFavicon, shownStatus, statusMark, verdictBadge } from './words.js';
 
 export function openPipelines(root) {
   const state = { pipelines: null, problem: null };
@@ -122,7 +122,7 @@ function stageTable(stages) {
     h('thead', {}, h('tr', {}, ['Stage', 'Kind', 'Workers', 'Deadline', 'Attempts'].map((title) => (
       h('th', { key: title, scope: 'col' }, title))))),
     h('tbody', {}, stages.map((stage) => h('tr', { key: stage.name },
-      h('td', { class: 'strong' }, stage.name), h('td', {}, stage.kind), h('td', {}, stage.workers),
+      h('td', { class: 'strong' }, stage.name), h('td', {}, KINDS[stage.kind] ?? stage.kind), h('td', {}, stage.workers),
       h('td', {}, stage.deadline ? span(stage.deadline) : 'none'),
       h('td', {}, (stage.retries ?? 0) + 1))))));
 }

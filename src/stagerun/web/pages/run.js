@@ -2,7 +2,7 @@
 
 import { every, get, post } from './api.js';
 import { confirmCancel, toast } from './dialogs.js';
-import { draw, h } from './dom.js';
+import { draw, h, memory } from './dom.js';
 import { durationsPanel } from './durations.js';
 import { errorsPanel } from './errors.js';
 import { setClock, words } from './format.js';
@@ -23,7 +23,7 @@ const COUNTS = ['accepted', 'ok', 'failed', 'timed_out', 'cancelled', 'skipped',
 export function openRun(root, identifier) {
   const state = {
     run: null, charts: null, durations: null, why: null, problem: null, doing: null,
-    connection: 'connecting', widths: {}, throughputOf: '', busy: null,
+    connection: 'connecting', widths: {}, throughputOf: '', same: memory(),
   };
   const path = `runs/${encodeURIComponent(identifier)}`;
   const show = () => {
@@ -218,7 +218,7 @@ function tell(run) {
 }
 
 function view(state, parts, act) {
-  const { run, problem } = state;
+  const { run, problem, charts, widths } = state;
   if (!run) {
     return [
       h('p', { class: 'crumb' }, h('a', { href: '#/' }, 'Runs')),
@@ -230,13 +230,14 @@ function view(state, parts, act) {
     trouble(problem, act.retry),
     h('div', { class: 'run-body' },
       h('div', { class: 'run-main' },
-        stagesPanel(run, state.charts),
-        timelinePanel(state, act),
-        throughputPanel(state, act),
-        headroomPanel(state, act),
+        stagesPanel(run, charts),
+        state.same('timeline', [charts, widths.timeline], () => timelinePanel(state, act)),
+        state.same('throughput', [charts, widths.throughput, state.throughputOf],
+          () => throughputPanel(state, act)),
+        state.same('headroom', [charts, Object.values(widths).join()], () => headroomPanel(state, act)),
         parts.items.view(run)),
       h('div', { class: 'run-side' },
-        errorsPanel(state.charts, run, act),
+        errorsPanel(charts, run, act),
         durationsPanel(state, act),
         history(run),
         parts.logs.view(run))),

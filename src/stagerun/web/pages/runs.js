@@ -191,7 +191,7 @@ function tools(state, act) {
     h('label', { class: 'search' }, h('span', { class: 'visually-hidden' }, 'Filter by id or pipeline'),
       h('input', { type: 'search', 'data-filter': true, placeholder: 'Id or pipeline…', autocomplete: 'off',
         spellcheck: 'false', oninput: (event) => act.type(event.target.value),
-        onkeydown: (event) => event.key === 'Enter' && openFirst(state) }),
+        onkeydown: (event) => { if (event.key === 'Enter') openFirst(state); } }),
       h('kbd', {}, '/')),
     select('Pipeline', [['', 'All pipelines'], ...names], state.pipeline,
       (pipeline) => act.choose({ pipeline })),

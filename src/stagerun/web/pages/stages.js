@@ -3,7 +3,7 @@
 import { h } from './dom.js';
 import { OUTCOMES, count, plural, short, span } from './format.js';
 import { bar, panel } from './parts.js';
-import { OUTCOME, STATUSES, icon, look } from './words.js';
+import { KINDS, OUTCOME, STATUSES, icon, look } from './words.js';
 
 const BAR = ['ok', 'skipped', 'failed', 'timed_out', 'crashed', 'cancelled', 'in_flight'];
 const MANY = 12;
@@ -38,7 +38,7 @@ function row(stage, measured, busiest, widest) {
     h('span', { class: 'stage-node', title: word }, icon(shape)),
     h('div', { class: 'stage-name' },
       h('strong', { class: 'cut', title: stage.name }, stage.name),
-      h('span', { class: 'quiet' }, kindOf(stage)),
+      h('span', { class: 'quiet' }, KINDS[stage.kind] ?? stage.kind),
       busiest && h('span', { class: 'badge t-late', title: 'More items wait here than anywhere else' }, 'bottleneck')),
     h('div', { class: 'stage-flow' },
       h('div', { class: 'stage-bar', style: { width: `${Math.max(8, (100 * stage.accepted) / widest)}%` } },
@@ -56,12 +56,6 @@ function row(stage, measured, busiest, widest) {
         h('b', {}, short(settled)), ` / ${short(stage.accepted)}`),
       workers(stage),
       limits(stage, measured)));
-}
-
-const KINDS = { each: 'one to one', many: 'one to many', batch: 'in batches', collect: 'collects' };
-
-function kindOf({ kind }) {
-  return KINDS[kind] ?? kind ?? '';
 }
 
 /** Each worker a square, filled while it works: one sees at once whether more would help. */

@@ -12,7 +12,10 @@ const ALL = '';
 export function throughputPanel(state, act) {
   const names = Object.keys(state.charts?.throughput?.stages ?? {});
   const width = state.widths.throughput ?? 700;
-  const some = names.some((name) => state.charts.throughput.stages[name].ok.length);
+  const some = names.some((name) => {
+    const { ok, bad } = state.charts.throughput.stages[name];
+    return add(ok) + add(bad) > 0;
+  });
   const data = some ? coarser(state.charts.throughput, names, width) : null;
   const chosen = names.length > EACH ? state.throughputOf : null;
   const aside = names.length > EACH && select('Stage', [[ALL, 'All stages'], ...names.map((name) => [name, name])],
@@ -20,7 +23,7 @@ export function throughputPanel(state, act) {
   return panel('throughput', 'Throughput', aside,
     h('div', { class: 'picture-box', mount: measured(state.widths, 'throughput', act.redraw) },
       data ? strips(data, shownStrips(data, names, chosen), width)
-        : h('p', { class: 'quiet' }, state.charts ? 'Nothing has ended yet.' : 'Loading…')));
+        : h('p', { class: 'quiet' }, state.charts ? 'No item has ended yet.' : 'Loading…')));
 }
 
 /** As many bars as can be told apart, each of enough items to show a height rather than a comb. */

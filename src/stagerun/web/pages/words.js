@@ -62,6 +62,11 @@ export const VERDICTS = {
   unknown: { tone: 'slow', says: 'Nobody can tell whether its process is alive.' },
 };
 
+/** What a stage makes of what it gets. */
+export const KINDS = {
+  each: 'one to one', many: 'one to many', batch: 'in batches', collect: 'collects',
+};
+
 const TERMINAL = new Set(['succeeded', 'failed', 'cancelled', 'timed_out', 'interrupted']);
 
 export function ended(status) {
