@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import asking, latency, memory, offload, overhead, pages, responsive
+from benchmarks import asking, latency, memory, offload, overhead, pages, responsive, streams
 from benchmarks.process import BenchmarkError
 
 
@@ -37,6 +37,9 @@ def main() -> int:
                 report = responsive.run(arguments.items, arguments.seconds, arguments.directory)
                 text = responsive.table(report)
                 print(json.dumps(report, indent=2) if arguments.json else text)
+            case "streams":
+                report = streams.run(arguments.clients, arguments.seconds, arguments.directory)
+                print(json.dumps(report, indent=2) if arguments.json else streams.table(report))
             case _:
                 measure = _MEASURES[arguments.name]
                 print(json.dumps(measure(arguments.items, arguments.directory)))
@@ -87,8 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     web.add_argument("--items", type=_positive, default=200)
     web.add_argument("--seconds", type=float, default=5.0)
 
+    live = commands.add_parser("streams", help="many clients that follow one run's events")
+    live.add_argument("--clients", type=_positive, default=500)
+    live.add_argument("--seconds", type=float, default=15.0)
+
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, late, elsewhere, lists, web):
+    for command in (speed, resident, requests, late, elsewhere, lists, web, live):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

@@ -265,6 +265,27 @@ def test_a_cancelled_caller_goes_on_while_trio_is_blocked(tmp_path) -> None:
     asyncio.run(main())
 
 
+def test_cancel_and_why_are_heard_while_trio_is_blocked(tmp_path) -> None:
+    let_go = threading.Event()
+
+    @stage
+    async def block(number):
+        let_go.wait(20)
+
+    async def main() -> None:
+        async with stagerun.asyncio.open_runtime(tmp_path / "runs.db") as host:
+            run = await host.start(Pipeline("block", [block], grace=0.2), [1])
+            while host.statistics().in_flight < 1:
+                await asyncio.sleep(0.005)
+            assert "test_conformance.py" in (await run.why())["summary"]
+            await run.cancel("by hand")
+            assert run.status == "running"
+            let_go.set()
+            assert (await run.wait()).status == "cancelled"
+
+    asyncio.run(main())
+
+
 def test_a_stage_that_never_stops_is_left_behind(tmp_path, caplog, monkeypatch) -> None:
     stopped = threading.Event()
 

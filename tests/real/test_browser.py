@@ -8,19 +8,19 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from attrs import define, field
 
 from tests.real.serving import COMMAND, LONGEST, Server, environment, serving
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402 - see above
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.real.browsing import PATIENCE, Tab
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+if CHROMIUM is None:
+    pytest.skip("NO BROWSER: chromium is not installed", allow_module_level=True)
 
 pytestmark = pytest.mark.real
-
-PATIENCE = 20_000
-"""Milliseconds that the page has for anything; none of these tests waits for so long."""
 
 EVIL = "<img src=x onerror=alert(1)>"
 PIPELINES = """
@@ -56,11 +56,8 @@ PIPELINES = """
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests; where there is none, all are skipped before they start anything."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed: the dashboard is tried in no browser")
     arguments = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                  "--disable-background-networking", "--disable-component-update"]  # fmt: skip
     with sync_playwright() as driver:
@@ -81,34 +78,6 @@ def folder(tmp_path: Path) -> Path:
 def server(folder: Path) -> Iterator[Server]:
     with serving(folder, "jobs.py:steps", "jobs.py:evil") as server:
         yield server
-
-
-@define
-class Tab:
-    """A tab of the browser, and all that must not happen in it."""
-
-    page: Page
-    wrong: list[str] = field(factory=list)
-
-    def __attrs_post_init__(self) -> None:
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("dialog", lambda dialog: self.wrong.append(f"dialog {dialog.message}"))
-        self.page.on("pageerror", lambda error: self.wrong.append(f"error {error}"))
-        self.page.on("console", lambda message: self._hear(message.type, message.text))
-
-    def _hear(self, kind: str, text: str) -> None:
-        if kind == "error" and not text.startswith("Failed to load resource"):
-            self.wrong.append(text)
-
-    def shows_run(self, status: str) -> None:
-        expect(self.page.locator(".status-big")).to_contain_text(status)
-
-    def fits(self) -> None:
-        """Check that nothing has to be scrolled to the side."""
-        widths = self.page.evaluate(
-            "() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-        )
-        assert widths[0] <= widths[1], self.page.url
 
 
 @pytest.fixture

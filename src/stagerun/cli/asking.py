@@ -7,34 +7,22 @@ to the next runtime, which knows whether it is to be resumed.
 
 import getpass
 import socket
-import sqlite3
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-from attrs import define
+from typing import Any
 
 from stagerun.cli.exits import FAILED, SUCCEEDED, exit_status
 from stagerun.cli.explaining import print_live, print_story
-from stagerun.cli.reading import Reader, reading
 from stagerun.cli.tables import command
 from stagerun.cli.terminal import SHORT, closed_pipes_ignored, console, plain, say, write_json
-from stagerun.engine.asking import Dialogue, Pause, ask_to_cancel, ask_why, tell_story
+from stagerun.engine.asking import ask_to_cancel, ask_why, tell_story
 from stagerun.errors import StoreError
-from stagerun.store import opening, reports
-from stagerun.store.driver import is_passing
-from stagerun.store.transaction import Transaction, Unit, execute
+from stagerun.store import reports
+from stagerun.store.talk import talking
 
-__all__ = ["Talk", "cancel_run", "explain_run", "talking"]
-
-T = TypeVar("T")
-
-_PATIENCE: Final = 5.0
-"""Seconds that another program may keep the database locked before the command gives up."""
-_RETRY: Final = 0.005
+__all__ = ["cancel_run", "explain_run"]
 
 
 def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_json: bool) -> int:
@@ -45,7 +33,7 @@ def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_j
         for it, else 1.
     """
     with talking(database) as talk:
-        identifier = talk.reader.ask(reports.run_identifier(run))
+        identifier = talk.ask(reports.run_identifier(run))
         body = {"reason": reason, "by": _who()}
         answer = talk.hold(ask_to_cancel(identifier, body, _now, wait=wait))
         late = answer["became"] != "ended"
@@ -67,7 +55,7 @@ def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_j
 def explain_run(database: Path, run: str, *, as_json: bool) -> int:
     """Say why a run stands where it does, or the story of its end."""
     with talking(database) as talk:
-        identifier = talk.reader.ask(reports.run_identifier(run))
+        identifier = talk.ask(reports.run_identifier(run))
         try:
             document = talk.hold(ask_why(identifier, {"by": _who()}, _now))
         except StoreError as error:
@@ -90,56 +78,6 @@ def _in_words(answer: dict[str, Any], *, asked_to_wait: bool) -> str:
         still = "has not ended yet" if asked_to_wait else "is asked to stop"
         return f"{short} {still}: {message}"
     return f"{short} goes on: {message}"
-
-
-@define(eq=False)
-class Talk:
-    """A database open for reading, and for writing once something is to be asked."""
-
-    reader: Reader
-    _path: Path
-    _writer: sqlite3.Connection | None = None
-
-    def hold(self, dialogue: Dialogue[T]) -> T:
-        """Hold a dialogue to its end and return what it comes to."""
-        result: Any = None
-        while True:
-            try:
-                step = dialogue.send(result)
-            except StopIteration as stop:
-                answer: T = stop.value
-                return answer
-            if isinstance(step, Pause):
-                time.sleep(step.seconds)
-                result = None
-            elif isinstance(step, Unit):
-                result = self._write(step)
-            else:
-                result = self.reader.ask(step)
-
-    def _write(self, unit: Unit) -> Any:
-        if self._writer is None:
-            self._writer = opening.connect(self._path, patience=_PATIENCE)
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return execute(self._writer, Transaction((unit,))).guards[0]
-            except sqlite3.Error as error:
-                if not is_passing(error) or time.monotonic() > until:
-                    raise StoreError(opening.explain(error, self._path)) from error
-                time.sleep(_RETRY)
-
-    def close(self) -> None:
-        """Close what was opened for writing."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-@contextmanager
-def talking(database: Path) -> Iterator[Talk]:
-    """Open *database* for questions, and for dialogues with the process that owns a run."""
-    with reading(database) as reader, closing(Talk(reader, database)) as talk:
-        yield talk
 
 
 def _who() -> str:

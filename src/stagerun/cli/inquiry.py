@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from stagerun.cli.asking import Talk, talking
 from stagerun.cli.display import OUTCOMES
 from stagerun.cli.progress import Failures, Line, Progress
 from stagerun.engine.asking import ask_why
@@ -23,6 +22,7 @@ from stagerun.model.status import Counts
 from stagerun.store.faults import faults
 from stagerun.store.pace import pace
 from stagerun.store.subject import subject
+from stagerun.store.talk import Talk, talking
 
 __all__ = ["Answers", "Inquiry", "Motion", "inquiring", "progress_of"]
 
@@ -113,13 +113,13 @@ class Inquiry:
         why = ""
         if self._stuck:
             why = talk.hold(ask_why(self._run, {"by": "watch"}, _now))["summary"]
-        told = talk.reader.ask(pace(self._run))
+        told = talk.ask(pace(self._run))
         rate, left = told["items_per_second"], told["seconds_left"]
         self.answers = evolve(self.answers, why=why, rate=rate, left=left)
 
 
 def _sorts(talk: Talk, run: str) -> tuple[Failures, ...]:
-    found, _ = talk.reader.ask(lambda connection: faults(connection, subject(connection, run)))
+    found, _ = talk.ask(lambda connection: faults(connection, subject(connection, run)))
     names = ("stage", "outcome", "count", "message")
     return tuple(Failures(**{name: sort[name] for name in names}) for sort in found[:_SORTS])
 

@@ -5,7 +5,16 @@ looked at is read here and now: it is committed, and safe to read from any threa
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +26,7 @@ from attrs import evolve
 from stagerun import logs
 from stagerun.engine import handle, opening, runtime
 from stagerun.engine.admission import Changed
+from stagerun.engine.asking import Dialogue, ask_to_cancel, ask_why
 from stagerun.engine.blame import blameless
 from stagerun.engine.env import Env
 from stagerun.engine.health import Health
@@ -28,6 +38,7 @@ from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Counts, Result
 from stagerun.store.driver import Store
 from stagerun.store.retention import Prunable
+from stagerun.store.talk import talking
 
 __all__ = ["Run", "Runtime", "open_runtime"]
 
@@ -41,6 +52,9 @@ _LATER: Final = 1.0
 """Seconds beyond what leaving takes by itself: this loop has other things to do as well."""
 _OPENING: Final = 20.0
 """Seconds that leaving waits for an opening which was cancelled; locks are waited for 15 s."""
+_PATIENCE: Final = 1.0
+"""Seconds for trio's event loop to answer before it counts as blocked."""
+_BY: Final = {"by": "the program that hosts it"}
 _PAGE: Final = 500
 """Results that come over from trio's thread at once."""
 
@@ -80,7 +94,7 @@ async def open_runtime(
             await asyncio.wait((opened, thread.ended), return_when=asyncio.FIRST_COMPLETED)
             if not opened.done():
                 thread.ended.result()
-            yield Runtime(opened.result(), thread)
+            yield Runtime(opened.result(), thread, Path(database))
         finally:
             thread.soon(left.set)
             await _ended(thread, opened)
@@ -121,9 +135,10 @@ async def _ended(thread: TrioThread, opened: "asyncio.Future[runtime.Runtime]") 
 class Runtime:
     """Starts runs and knows those under way, from asyncio. Made by ``open_runtime``."""
 
-    def __init__(self, inner: runtime.Runtime, thread: TrioThread) -> None:
+    def __init__(self, inner: runtime.Runtime, thread: TrioThread, database: Path) -> None:
         self._inner = inner
         self._thread = thread
+        self._database = database
 
     async def start(
         self,
@@ -213,22 +228,33 @@ class Runtime:
 
     async def why(self, run: str) -> dict[str, Any]:
         """Tell why a run stands where it does; see ``stagerun.Runtime.why``."""
-        return await self._thread.call(self._inner.why, run)
+        return await self._heard(partial(self._inner.why, run), ask_why(run, _BY, _now))
 
     async def cancel(self, run: str, reason: str = "cancelled") -> dict[str, Any]:
         """Ask a run of any process to stop; see ``stagerun.Runtime.cancel``."""
-        return await self._thread.call(self._inner.cancel, run, reason)
+        asked = ask_to_cancel(run, {**_BY, "reason": reason}, _now, wait=False)
+        return await self._heard(partial(self._inner.cancel, run, reason), asked)
+
+    async def _heard(
+        self, call: Callable[[], Awaitable[dict[str, Any]]], dialogue: Dialogue[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Ask trio's event loop; while a stage blocks that, the store's thread answers."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                return await self._thread.call(call)
+        return await asyncio.to_thread(_hold, self._database, dialogue)
 
     def _run(self, inner: handle.Run) -> "Run":
-        return Run(inner, self._thread)
+        return Run(inner, self._thread, self)
 
 
 class Run:
     """One generation of a run, from asyncio. Everything it tells is committed."""
 
-    def __init__(self, inner: handle.Run, thread: TrioThread) -> None:
+    def __init__(self, inner: handle.Run, thread: TrioThread, host: Runtime) -> None:
         self._inner = inner
         self._thread = thread
+        self._host = host
 
     @property
     def id(self) -> str:
@@ -270,16 +296,21 @@ class Run:
 
     async def cancel(self, reason: str = "cancelled", *, cause: Cause = Cause.REQUESTED) -> None:
         """Ask the run to stop, and return when the request is on disk; see ``stagerun.Run``."""
-        await self._thread.call(partial(self._inner.cancel, reason, cause=cause))
+        stop = partial(self._inner.cancel, reason, cause=cause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self._thread.call(stop)
+                return
+        await self._host.cancel(self.id, reason)
 
     async def why(self) -> dict[str, Any]:
         """Tell why the run stands where it does: what it waits for, and what will end the wait."""
-        return await self._thread.call(self._inner.why)
+        return await self._host.why(self.id)
 
     async def resume(self, *, failed: bool = False) -> "Run":
         """Go on with the run in a new generation, once this one has ended; see ``stagerun.Run``."""
         inner = await self._thread.call(partial(self._inner.resume, failed=failed))
-        return Run(inner, self._thread)
+        return Run(inner, self._thread, self._host)
 
     def results(self) -> AsyncIterator[Any]:
         """Iterate over the last stage's stored results so far, in item order."""
@@ -299,6 +330,15 @@ class Run:
         finally:
             with suppress(RuntimeClosedError):  # then trio has closed it
                 await self._thread.call(_close, values)
+
+
+def _hold(database: Path, dialogue: Dialogue[T]) -> T:
+    with talking(database) as talk:
+        return talk.hold(dialogue)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000
 
 
 async def _close(values: AsyncIterator[Any]) -> None:

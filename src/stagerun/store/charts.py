@@ -68,9 +68,10 @@ def durations(
 
     def ask(connection: sqlite3.Connection) -> dict[str, Any]:
         rows = connection.execute(
-            "SELECT r.run, g.started_at, coalesce(g.finished_at, g.updated_at), g.deadline_at"
+            "SELECT last.run, g.started_at, coalesce(g.finished_at, g.updated_at), g.deadline_at"
             " FROM (SELECT run, generation FROM runs WHERE pipeline = ? ORDER BY run DESC LIMIT ?)"
-            " r CROSS JOIN generations g ON g.run = r.run AND g.generation = r.generation",
+            " last CROSS JOIN generations g"
+            " ON g.run = last.run AND g.generation = last.generation",
             (pipeline, limit),
         ).fetchall()
         known = heads(connection, [run for run, *_ in rows], Looks(connection, limits))

@@ -348,7 +348,9 @@ def _plain(encoded: bytes) -> Any:
 def _shown(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: PUT if is_secret_name(name) and not isinstance(each, dict | list) else _shown(each)
+            name: PUT
+            if is_secret_name(name) and not isinstance(each, dict | list)
+            else _shown(each)
             for name, each in value.items()
         }
     if isinstance(value, list):

@@ -2,6 +2,9 @@
 
 const HOUR = 3600;
 const DAY = 24 * HOUR;
+const NUMBER = new Intl.NumberFormat('en-US');
+// Made once: making one costs more than all that is done with it in a redraw.
+const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 const OUTCOMES = ['ok', 'skipped', 'failed', 'timed_out', 'crashed', 'cancelled'];
 
 /** The outcomes in the order in which bars show them. */
@@ -67,8 +70,7 @@ export function ago(moment) {
 /** The whole moment, for titles. */
 export function absolute(moment) {
   if (!moment) return '';
-  const date = new Date(moment);
-  return `${date.toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'medium' })} (${moment})`;
+  return `${MOMENT.format(new Date(moment))} (${moment})`;
 }
 
 export function clockTime(moment) {
@@ -78,7 +80,7 @@ export function clockTime(moment) {
 
 /** 1,234 */
 export function count(number) {
-  return (number ?? 0).toLocaleString('en-US');
+  return NUMBER.format(number ?? 0);
 }
 
 /** 1,234 in little room: 980, 12k, 1.2M */

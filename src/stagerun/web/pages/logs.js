@@ -16,6 +16,7 @@ export class Logs {
     this.show = show;
     this.lines = new Map(); // by their number: a line that comes twice is one
     this.sorted = [];
+    this.rows = new WeakMap();
     this.level = 'INFO';
     this.text = '';
     this.following = true; // as long as one stands at the end
@@ -71,8 +72,14 @@ export class Logs {
       })),
     h('div', { class: 'log', role: 'log', 'aria-label': 'Log lines', tabindex: 0,
       mount: (element) => this.stick(element) },
-    shown.length ? shown.map(line) : h('p', { class: 'quiet' }, this.lines.size
+    shown.length ? shown.map((each) => this.row(each)) : h('p', { class: 'quiet' }, this.lines.size
       ? 'No line fits the filter.' : 'No line yet. What a stage says with ctx.log stands here.')));
+  }
+
+  /** A line never changes: nor does its row, so that a redraw passes over it. */
+  row(each) {
+    if (!this.rows.has(each)) this.rows.set(each, line(each));
+    return this.rows.get(each);
   }
 
   pause() {

@@ -19,7 +19,9 @@ export function startTips() {
     if (current && event.pointerType === 'mouse') place(event.clientX, event.clientY);
   });
   document.addEventListener('pointerdown', (event) => show(marked(event.target), event));
-  document.addEventListener('scroll', hide, { passive: true, capture: true });
+  document.addEventListener('scroll', (event) => {
+    if (current && event.target.contains(current)) hide(); // not when the log goes on elsewhere
+  }, { passive: true, capture: true });
   document.addEventListener('focusout', hide);
   document.addEventListener('keydown', walk);
 }
