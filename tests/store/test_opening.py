@@ -87,7 +87,7 @@ def test_a_reading_connection_cannot_write(tmp_path: Path) -> None:
         connection.execute("DELETE FROM runs")
 
 
-def test_only_its_owner_may_read_a_new_database(tmp_path) -> None:
+def test_only_its_owner_may_read_a_new_database(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         connection = connect(tmp_path / "runs.db")

@@ -37,9 +37,11 @@ _BUCKET: Final = """CASE WHEN i.generation < s.generation THEN -2
     WHEN i.started_at + i.elapsed >= :known THEN -1
     ELSE min(max((i.started_at + i.elapsed - :begun) / :step, 0), :number - 1) * 2
          + (i.outcome NOT IN (0, 4)) END"""
-# How long the work took, or -1: an outcome may be cut by something else, or need no attempt at all.
+# What of its deadline the work has used, or -1: an outcome may be cut by something else, or need no
+# attempt at all. A wait for a worker between two attempts is elapsed, and not counted by a deadline:
+# so no item can have used more than that.
 _ELAPSED: Final = """CASE WHEN i.attempts > 0 AND i.outcome IN (0, 1, 2, 4)
-    THEN i.elapsed ELSE -1 END"""
+    THEN min(i.elapsed, coalesce(s.deadline, i.elapsed)) ELSE -1 END"""
 
 
 @frozen
@@ -68,7 +70,7 @@ class StageMeasures:
     stage: SubjectStage
     items: Sequence[int]
     elapsed: Sequence[int]
-    """Microseconds from the first start to the end; -1: it does not tell how long work takes."""
+    """Microseconds of work; -1: it does not tell how long work takes."""
     buckets: Sequence[int]
 
     @property

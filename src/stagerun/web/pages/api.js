@@ -38,14 +38,23 @@ export function keepToken(token) {
   try {
     if (token) sessionStorage.setItem(TOKEN, token);
     else sessionStorage.removeItem(TOKEN);
-  } catch { /* no storage allowed: then it is asked for again */ }
+  } catch {
+    /* no storage allowed: then it is asked for again */
+  }
+}
+
+/** Whoever said no to the question for a token may change their mind. */
+export function askAgain() {
+  declined = false;
 }
 
 export function headers(extra = {}) {
   let token = null;
   try {
     token = sessionStorage.getItem(TOKEN);
-  } catch { /* as above */ }
+  } catch {
+    /* as above */
+  }
   return token ? { ...extra, Authorization: `Bearer ${token}` } : extra;
 }
 
@@ -64,11 +73,15 @@ export function get(path, query = {}, options = {}) {
 }
 
 export function post(path, body) {
-  return request(address(path), {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json', Accept: 'application/json' },
-    body: JSON.stringify(body),
-  }, true);
+  return request(
+    address(path),
+    {
+      method: 'POST',
+      headers: { 'Content-Type': 'application/json', Accept: 'application/json' },
+      body: JSON.stringify(body),
+    },
+    true,
+  );
 }
 
 async function request(url, options, wanted = false) {
@@ -107,7 +120,9 @@ async function answer(response) {
   let document = null;
   try {
     document = JSON.parse(text);
-  } catch { /* an error page of a proxy, for example */ }
+  } catch {
+    /* an error page of a proxy, for example */
+  }
   if (response.ok && document !== null) return document;
   const title = document?.title ?? response.statusText ?? 'Error';
   const detail = document?.detail ?? `The server answered ${response.status} ${title}.`;
@@ -140,7 +155,9 @@ export function every(milliseconds, work) {
       if (!stopped) timer = setTimeout(turn, delay);
     }
   }
-  const wake = () => { if (!document.hidden) turn(); };
+  const wake = () => {
+    if (!document.hidden) turn();
+  };
   document.addEventListener('visibilitychange', wake);
   turn();
   return {

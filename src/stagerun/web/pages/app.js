@@ -50,26 +50,69 @@ function decode(text) {
 }
 
 function frame() {
-  const link = (name, href, text) => h('a', {
-    href, 'aria-current': name === section ? 'page' : null,
-  }, text);
+  const link = (name, href, text) =>
+    h(
+      'a',
+      {
+        href,
+        'aria-current': name === section ? 'page' : null,
+      },
+      text,
+    );
   const [state, says] = serverState();
-  draw(document.getElementById('top'),
-    h('a', { class: 'brand', href: '#/', 'aria-label': 'stagerun, all runs' },
-      h('svg', { viewBox: '0 0 32 32', 'aria-hidden': 'true' },
+  draw(
+    document.getElementById('top'),
+    h(
+      'a',
+      { class: 'brand', href: '#/', 'aria-label': 'stagerun, all runs' },
+      h(
+        'svg',
+        { viewBox: '0 0 32 32', 'aria-hidden': 'true' },
         h('rect', { class: 'brand-box', width: 32, height: 32, rx: 8 }),
-        h('path', { class: 'brand-bars', d: 'M7 8h10v4H7zM11 14h10v4H11zM15 20h10v4H15z' })),
-      h('span', {}, 'stagerun')),
-    h('nav', { 'aria-label': 'Pages' },
-      link('runs', '#/', 'Runs'), link('pipelines', '#/pipelines', 'Pipelines'),
-      h('a', { href: 'docs', class: 'wide-only' }, 'API')),
-    h('div', { class: 'top-end' },
-      h('span', { class: `server t-${state}`, title: says }, icon('dot'),
-        h('span', { class: 'wide-only' }, says)),
-      h('button', { class: 'icon-button', type: 'button', title: `Theme: ${theme} (t)`,
-        'aria-label': `Theme: ${theme}`, onclick: nextTheme }, icon(THEME_SHAPES[theme])),
-      h('button', { class: 'icon-button', type: 'button', title: 'Keys (?)', 'aria-label': 'Keys',
-        onclick: showHelp }, '?')));
+        h('path', { class: 'brand-bars', d: 'M7 8h10v4H7zM11 14h10v4H11zM15 20h10v4H15z' }),
+      ),
+      h('span', {}, 'stagerun'),
+    ),
+    h(
+      'nav',
+      { 'aria-label': 'Pages' },
+      link('runs', '#/', 'Runs'),
+      link('pipelines', '#/pipelines', 'Pipelines'),
+      h('a', { href: 'docs', class: 'wide-only' }, 'API'),
+    ),
+    h(
+      'div',
+      { class: 'top-end' },
+      h(
+        'span',
+        { class: `server t-${state}`, title: says },
+        icon('dot'),
+        h('span', { class: 'wide-only' }, says),
+      ),
+      h(
+        'button',
+        {
+          class: 'icon-button',
+          type: 'button',
+          title: `Theme: ${theme} (t)`,
+          'aria-label': `Theme: ${theme}`,
+          onclick: nextTheme,
+        },
+        icon(THEME_SHAPES[theme]),
+      ),
+      h(
+        'button',
+        {
+          class: 'icon-button',
+          type: 'button',
+          title: 'Keys (?)',
+          'aria-label': 'Keys',
+          onclick: showHelp,
+        },
+        '?',
+      ),
+    ),
+  );
 }
 
 const THEME_SHAPES = { auto: 'half', light: 'sun', dark: 'moon' };
@@ -77,6 +120,7 @@ const THEME_SHAPES = { auto: 'half', light: 'sun', dark: 'moon' };
 function serverState() {
   if (health === null) return ['wait', 'connecting'];
   if (health === false) return ['bad', 'server does not answer'];
+  if (health.problem) return ['bad', health.problem];
   const owners = health.owners === 1 ? '1 process' : `${health.owners ?? 0} processes`;
   const { status, why } = health.health ?? {};
   if (status && status !== 'ok') return ['bad', `database ${status}${why ? `: ${why}` : ''}`];
@@ -92,7 +136,9 @@ function nextTheme() {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
   try {
     localStorage.setItem('stagerun-theme', theme);
-  } catch { /* then it holds for this page only */ }
+  } catch {
+    /* then it holds for this page only */
+  }
   applyTheme();
   frame();
 }
@@ -108,8 +154,12 @@ function onKey(event) {
     t: nextTheme,
     '/': () => document.querySelector('[data-filter]')?.focus(),
     ...(before === 'g' && {
-      r: () => { location.hash = '#/'; },
-      p: () => { location.hash = '#/pipelines'; },
+      r: () => {
+        location.hash = '#/';
+      },
+      p: () => {
+        location.hash = '#/pipelines';
+      },
     }),
     ...page?.keys,
   };
@@ -122,8 +172,11 @@ function onKey(event) {
 
 try {
   theme = THEMES.includes(localStorage.getItem('stagerun-theme'))
-    ? localStorage.getItem('stagerun-theme') : 'auto';
-} catch { /* no storage allowed */ }
+    ? localStorage.getItem('stagerun-theme')
+    : 'auto';
+} catch {
+  /* no storage allowed */
+}
 applyTheme();
 takeToken();
 onUnauthorised(askToken);
@@ -141,7 +194,7 @@ every(5000, async () => {
   try {
     health = await get('overview');
   } catch (error) {
-    health = error.status === 0 ? false : {};
+    health = error.status === 0 ? false : { problem: error.message };
   }
   frame();
 });

@@ -29,32 +29,72 @@ export function ask(title, content, extra = '') {
 
 /** Ask before something that cannot be taken back. Resolves to the reason given, or null. */
 export function confirmCancel(run) {
-  return ask(`Cancel this run of ${run.pipeline}?`, (close) => h('form', {
-    onsubmit: (event) => {
-      event.preventDefault();
-      close({ reason: event.target.elements.reason.value.trim() });
-    },
-  },
-  h('p', {}, 'Its work is told to stop; what does not is left behind after the grace, and named. '
-    + 'Outcomes so far are kept, and a resume goes on with the rest.'),
-  h('label', { class: 'field' }, 'Reason (kept with the run)',
-    h('input', { name: 'reason', maxlength: 200, autocomplete: 'off', autofocus: true })),
-  buttons(close, 'Keep it running', h('button', { class: 'button danger', type: 'submit' }, 'Cancel the run'))));
+  return ask(`Cancel this run of ${run.pipeline}?`, (close) =>
+    h(
+      'form',
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          close({ reason: event.target.elements.reason.value.trim() });
+        },
+      },
+      h(
+        'p',
+        {},
+        'Its work is told to stop; what does not is left behind after the grace, and named. ' +
+          'Outcomes so far are kept, and a resume goes on with the rest.',
+      ),
+      h(
+        'label',
+        { class: 'field' },
+        'Reason (kept with the run)',
+        h('input', { name: 'reason', maxlength: 200, autocomplete: 'off', autofocus: true }),
+      ),
+      buttons(
+        close,
+        'Keep it running',
+        h('button', { class: 'button danger', type: 'submit' }, 'Cancel the run'),
+      ),
+    ),
+  );
 }
 
 export function askToken() {
-  return ask('A token is needed', (close) => h('form', {
-    onsubmit: (event) => {
-      event.preventDefault();
-      close(event.target.elements.token.value.trim());
-    },
-  },
-  h('p', {}, 'What changes a run needs the service\'s token. It stands in the address that ',
-    h('code', {}, 'stagerun serve'), ' prints, in ', h('code', {}, 'STAGERUN_TOKEN'),
-    ', or in the file ', h('code', {}, '<database>.token'), '. It is kept until this tab is closed.'),
-  h('label', { class: 'field' }, 'Token',
-    h('input', { name: 'token', type: 'password', required: true, autocomplete: 'off', autofocus: true })),
-  buttons(close, 'Not now', h('button', { class: 'button primary', type: 'submit' }, 'Use it'))));
+  return ask('A token is needed', (close) =>
+    h(
+      'form',
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          close(event.target.elements.token.value.trim());
+        },
+      },
+      h(
+        'p',
+        {},
+        "What changes a run needs the service's token. It stands in the address that ",
+        h('code', {}, 'stagerun serve'),
+        ' prints, in ',
+        h('code', {}, 'STAGERUN_TOKEN'),
+        ', or in the file ',
+        h('code', {}, '<database>.token'),
+        '. It is kept until this tab is closed.',
+      ),
+      h(
+        'label',
+        { class: 'field' },
+        'Token',
+        h('input', {
+          name: 'token',
+          type: 'password',
+          required: true,
+          autocomplete: 'off',
+          autofocus: true,
+        }),
+      ),
+      buttons(close, 'Not now', h('button', { class: 'button primary', type: 'submit' }, 'Use it')),
+    ),
+  );
 }
 
 const KEYS = [
@@ -72,15 +112,33 @@ const KEYS = [
 
 export function showHelp() {
   return ask('Keys', (close) => [
-    h('dl', { class: 'keys' }, KEYS.map(([key, meaning]) => h('div', { key },
-      h('dt', {}, key.split('  ').map((each) => h('kbd', { key: each }, each))), h('dd', {}, meaning)))),
+    h(
+      'dl',
+      { class: 'keys' },
+      KEYS.map(([key, meaning]) =>
+        h(
+          'div',
+          { key },
+          h(
+            'dt',
+            {},
+            key.split('  ').map((each) => h('kbd', { key: each }, each)),
+          ),
+          h('dd', {}, meaning),
+        ),
+      ),
+    ),
     buttons(close, 'Close'),
   ]);
 }
 
 export function buttons(close, leave, submit = null) {
-  return h('div', { class: 'dialog-buttons' },
-    h('button', { class: 'button', type: 'button', onclick: () => close() }, leave), submit);
+  return h(
+    'div',
+    { class: 'dialog-buttons' },
+    h('button', { class: 'button', type: 'button', onclick: () => close() }, leave),
+    submit,
+  );
 }
 
 /** Say what came of something, for some seconds. */

@@ -15,20 +15,58 @@ export function errorsPanel(charts, run, act) {
     return panel('errors', 'Errors', null, h('p', { class: 'quiet' }, 'Nothing went wrong.'));
   }
   const most = groups[0].count;
-  return panel('errors', 'Errors', h('span', { class: 'quiet' }, `${count(all)} in ${count(groups.length)} sorts`),
-    h('ol', { class: 'errors' }, groups.slice(0, SHOWN).map((group) => row(group, most, act))),
-    groups.length > SHOWN && h('p', { class: 'quiet' }, `and ${groups.length - SHOWN} rarer sorts: see the items.`));
+  return panel(
+    'errors',
+    'Errors',
+    h('span', { class: 'quiet' }, `${count(all)} in ${count(groups.length)} sorts`),
+    h(
+      'ol',
+      { class: 'errors' },
+      groups.slice(0, SHOWN).map((group) => row(group, most, act)),
+    ),
+    groups.length > SHOWN &&
+      h('p', { class: 'quiet' }, `and ${groups.length - SHOWN} rarer sorts: see the items.`),
+  );
 }
 
 function row(group, most, act) {
   const { stage, outcome, cause, error, message, first_item: first } = group;
-  return h('li', { key: `${stage}/${outcome}/${cause}/${error}/${message}` },
-    h('button', { type: 'button', class: 'error-row', title: 'Show these items', onclick: () => act.errors(group) },
+  return h(
+    'li',
+    { key: `${stage}/${outcome}/${cause}/${error}/${message}` },
+    h(
+      'button',
+      {
+        type: 'button',
+        class: 'error-row',
+        title: 'Show these items',
+        onclick: () => act.errors(group),
+      },
       h('span', { class: 'error-count number' }, count(group.count)),
-      h('span', { class: 'error-body' },
-        h('span', { class: 'error-head' }, outcomeMark(outcome), h('b', {}, stage),
-          h('code', {}, error ?? words(cause))),
+      h(
+        'span',
+        { class: 'error-body' },
+        h(
+          'span',
+          { class: 'error-head' },
+          outcomeMark(outcome),
+          h('b', {}, stage),
+          h('code', {}, error ?? words(cause)),
+        ),
         h('span', { class: 'error-message' }, message || words(cause)),
-        h('span', { class: 'error-foot quiet' }, `first: item ${first}`, group.last_at && ' · last ', group.last_at && since(group.last_at)),
-        h('span', { class: 'error-share', 'aria-hidden': 'true', style: { width: `${(100 * group.count) / most}%` } }))));
+        h(
+          'span',
+          { class: 'error-foot quiet' },
+          `first: item ${first}`,
+          group.last_at && ' · last ',
+          group.last_at && since(group.last_at),
+        ),
+        h('span', {
+          class: 'error-share',
+          'aria-hidden': 'true',
+          style: { width: `${(100 * group.count) / most}%` },
+        }),
+      ),
+    ),
+  );
 }

@@ -32,7 +32,9 @@ export class Logs {
         after = page.next;
         if (after === null || after === undefined || !page.logs.length) break;
       }
-    } catch { /* the last lines stand in the run's document, the next ones come with its events */ }
+    } catch {
+      /* the last lines stand in the run's document, the next ones come with its events */
+    }
     this.show();
   }
 
@@ -45,35 +47,83 @@ export class Logs {
     }
     if (!fresh) return;
     this.sorted = [...this.lines.values()].sort((a, b) => a.seq - b.seq);
-    for (const line of this.sorted.splice(0, Math.max(0, this.sorted.length - KEPT))) this.lines.delete(line.seq);
+    for (const line of this.sorted.splice(0, Math.max(0, this.sorted.length - KEPT)))
+      this.lines.delete(line.seq);
   }
 
   view(run) {
     const source = this.held ?? this.sorted;
     const text = this.text.toLowerCase();
-    const shown = source.filter((line) => (RANK[line.level] ?? 1) >= RANK[this.level]
-      && (!text || `${line.stage ?? ''} ${line.message}`.toLowerCase().includes(text)));
+    const shown = source.filter(
+      (line) =>
+        (RANK[line.level] ?? 1) >= RANK[this.level] &&
+        (!text || `${line.stage ?? ''} ${line.message}`.toLowerCase().includes(text)),
+    );
     const missed = this.held ? this.sorted.length - this.held.length : 0;
     const active = run.finished_at === null;
-    return panel('logs', 'Log', active && h('button', {
-      type: 'button', class: 'button small', 'aria-pressed': String(this.held !== null),
-      onclick: () => this.pause(),
-    }, this.held ? `Go on${missed > 0 ? ` (${count(missed)} new)` : ''}` : 'Pause'),
-    h('div', { class: 'log-tools' },
-      h('input', { type: 'search', placeholder: 'Filter lines…', 'aria-label': 'Filter log lines',
-        'data-filter': true, spellcheck: 'false', oninput: (event) => {
-          this.text = event.target.value.trim();
-          this.show();
-        } }),
-      select('Least level', [['DEBUG', 'All levels'], ['INFO', 'Info and up'], ['WARNING', 'Warnings'],
-        ['ERROR', 'Errors']], this.level, (level) => {
-        this.level = level;
-        this.show();
-      })),
-    h('div', { class: 'log', role: 'log', 'aria-label': 'Log lines', tabindex: 0,
-      mount: (element) => this.stick(element) },
-    shown.length ? shown.map((each) => this.row(each)) : h('p', { class: 'quiet' }, this.lines.size
-      ? 'No line fits the filter.' : 'No line yet. What a stage says with ctx.log stands here.')));
+    return panel(
+      'logs',
+      'Log',
+      active &&
+        h(
+          'button',
+          {
+            type: 'button',
+            class: 'button small',
+            'aria-pressed': String(this.held !== null),
+            onclick: () => this.pause(),
+          },
+          this.held ? `Go on${missed > 0 ? ` (${count(missed)} new)` : ''}` : 'Pause',
+        ),
+      h(
+        'div',
+        { class: 'log-tools' },
+        h('input', {
+          type: 'search',
+          placeholder: 'Filter lines…',
+          'aria-label': 'Filter log lines',
+          'data-filter': true,
+          spellcheck: 'false',
+          oninput: (event) => {
+            this.text = event.target.value.trim();
+            this.show();
+          },
+        }),
+        select(
+          'Least level',
+          [
+            ['DEBUG', 'All levels'],
+            ['INFO', 'Info and up'],
+            ['WARNING', 'Warnings'],
+            ['ERROR', 'Errors'],
+          ],
+          this.level,
+          (level) => {
+            this.level = level;
+            this.show();
+          },
+        ),
+      ),
+      h(
+        'div',
+        {
+          class: 'log',
+          role: 'log',
+          'aria-label': 'Log lines',
+          tabindex: 0,
+          mount: (element) => this.stick(element),
+        },
+        shown.length
+          ? shown.map((each) => this.row(each))
+          : h(
+              'p',
+              { class: 'quiet' },
+              this.lines.size
+                ? 'No line fits the filter.'
+                : 'No line yet. What a stage says with ctx.log stands here.',
+            ),
+      ),
+    );
   }
 
   /** A line never changes: nor does its row, so that a redraw passes over it. */
@@ -96,16 +146,21 @@ export class Logs {
     new MutationObserver(() => {
       if (this.following && !this.held) element.scrollTop = element.scrollHeight;
     }).observe(element, { childList: true });
-    requestAnimationFrame(() => { element.scrollTop = element.scrollHeight; });
+    requestAnimationFrame(() => {
+      element.scrollTop = element.scrollHeight;
+    });
   }
 }
 
 function line({ seq, time, level, stage, item, message }) {
   const tone = TONES[level] ?? 'wait';
   const where = stage ? `${stage}${item === null || item === undefined ? '' : ` ${item}`}` : '';
-  return h('p', { key: seq, class: `log-line t-${tone} ${(RANK[level] ?? 1) > 1 ? 'raised' : ''}` },
+  return h(
+    'p',
+    { key: seq, class: `log-line t-${tone} ${(RANK[level] ?? 1) > 1 ? 'raised' : ''}` },
     h('time', { title: absolute(time) }, clockTime(time)),
     h('span', { class: 'log-level' }, level ?? ''),
     where && h('span', { class: 'log-where' }, where),
-    h('span', { class: 'log-text' }, message));
+    h('span', { class: 'log-text' }, message),
+  );
 }

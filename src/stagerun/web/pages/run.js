@@ -22,8 +22,16 @@ const COUNTS = ['accepted', 'ok', 'failed', 'timed_out', 'cancelled', 'skipped',
 
 export function openRun(root, identifier) {
   const state = {
-    run: null, charts: null, durations: null, why: null, problem: null, doing: null,
-    connection: 'connecting', widths: {}, throughputOf: '', same: memory(),
+    run: null,
+    charts: null,
+    durations: null,
+    why: null,
+    problem: null,
+    doing: null,
+    connection: 'connecting',
+    widths: {},
+    throughputOf: '',
+    same: memory(),
   };
   const path = `runs/${encodeURIComponent(identifier)}`;
   const show = () => {
@@ -99,7 +107,7 @@ export function openRun(root, identifier) {
       const told = data.stages?.[stage.name];
       if (!told) continue;
       COUNTS.forEach((name, place) => {
-        stage[name] = Array.isArray(told) ? told[place] : told[name] ?? stage[name];
+        stage[name] = Array.isArray(told) ? told[place] : (told[name] ?? stage[name]);
       });
       const settled = COUNTS.slice(1).reduce((sum, name) => sum + stage[name], 0);
       // How many are in flight is not told: what was known, as far as the sum still allows it.
@@ -114,8 +122,10 @@ export function openRun(root, identifier) {
     try {
       state.charts = await get(`${path}/charts`);
       setClock(state.charts.now);
-      state.durations = await get(`pipelines/${encodeURIComponent(state.run?.pipeline ?? '')}/durations`,
-        { limit: 80 });
+      state.durations = await get(
+        `pipelines/${encodeURIComponent(state.run?.pipeline ?? '')}/durations`,
+        { limit: 80 },
+      );
     } catch (error) {
       if (!state.charts) state.chartsProblem = error;
     }
@@ -125,7 +135,9 @@ export function openRun(root, identifier) {
   async function readWhy() {
     try {
       state.why = await get(`${path}/why`);
-    } catch { /* the page tells what it knows without it */ }
+    } catch {
+      /* the page tells what it knows without it */
+    }
     show();
   }
 
@@ -147,7 +159,9 @@ export function openRun(root, identifier) {
   });
   const pictures = whileRunning(3000, readPictures);
   const reasons = whileRunning(4000, readWhy);
-  const items = every(5000, async () => { if (running()) await parts.items.refresh(); });
+  const items = every(5000, async () => {
+    if (running()) await parts.items.refresh();
+  });
   const ticking = setInterval(show, 1000);
 
   async function doing(name, work) {
@@ -179,7 +193,10 @@ export function openRun(root, identifier) {
       if (reason === null) return;
       await doing('cancel', async () => {
         const answer = await post(`${path}/cancel`, reason.reason ? { reason: reason.reason } : {});
-        toast(BECAME[answer.became]?.(answer) ?? answer.message, answer.became === 'ended' ? 'late' : 'off');
+        toast(
+          BECAME[answer.became]?.(answer) ?? answer.message,
+          answer.became === 'ended' ? 'late' : 'off',
+        );
       });
     },
     async resume(failed) {
@@ -222,36 +239,60 @@ function view(state, parts, act) {
   if (!run) {
     return [
       h('p', { class: 'crumb' }, h('a', { href: '#/' }, 'Runs')),
-      trouble(problem, act.retry), problem ? null : h('p', { class: 'quiet' }, 'Loading…'),
+      trouble(problem, act.retry),
+      problem ? null : h('p', { class: 'quiet' }, 'Loading…'),
     ];
   }
   return [
     head(state, act),
     trouble(problem, act.retry),
-    h('div', { class: 'run-body' },
-      h('div', { class: 'run-main' },
+    h(
+      'div',
+      { class: 'run-body' },
+      h(
+        'div',
+        { class: 'run-main' },
         stagesPanel(run, charts),
         state.same('timeline', [charts, widths.timeline], () => timelinePanel(state, act)),
-        state.same('throughput', [charts, widths.throughput, state.throughputOf],
-          () => throughputPanel(state, act)),
-        state.same('headroom', [charts, Object.values(widths).join()], () => headroomPanel(state, act)),
-        parts.items.view(run)),
-      h('div', { class: 'run-side' },
+        state.same('throughput', [charts, widths.throughput, state.throughputOf], () =>
+          throughputPanel(state, act),
+        ),
+        state.same('headroom', [charts, Object.values(widths).join()], () =>
+          headroomPanel(state, act),
+        ),
+        parts.items.view(run),
+      ),
+      h(
+        'div',
+        { class: 'run-side' },
         errorsPanel(charts, run, act),
         durationsPanel(state, act),
         history(run),
-        parts.logs.view(run))),
+        parts.logs.view(run),
+      ),
+    ),
   ];
 }
 
 function history(run) {
   if (!run.generations?.length) return null;
-  return h('section', { class: 'panel', 'aria-labelledby': 'h-history', key: 'history' },
+  return h(
+    'section',
+    { class: 'panel', 'aria-labelledby': 'h-history', key: 'history' },
     h('header', { class: 'panel-head' }, h('h2', { id: 'h-history' }, 'Earlier generations')),
-    h('ol', { class: 'history' }, run.generations.map((each) => {
-      const { tone, word } = look(STATUSES, each.status);
-      return h('li', { key: each.generation, class: `t-${tone}` },
-        h('b', {}, `${each.generation}. ${word}`), h('span', { class: 'quiet' }, words(each.cause)),
-        h('p', {}, each.message));
-    })));
+    h(
+      'ol',
+      { class: 'history' },
+      run.generations.map((each) => {
+        const { tone, word } = look(STATUSES, each.status);
+        return h(
+          'li',
+          { key: each.generation, class: `t-${tone}` },
+          h('b', {}, `${each.generation}. ${word}`),
+          h('span', { class: 'quiet' }, words(each.cause)),
+          h('p', {}, each.message),
+        );
+      }),
+    ),
+  );
 }

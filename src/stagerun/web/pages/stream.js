@@ -30,7 +30,9 @@ export function follow(path, { onEvent, onState }) {
       alive();
       const extra = { Accept: 'text/event-stream', ...(last && { 'Last-Event-ID': last }) };
       const response = await fetch(address(path), {
-        headers: headers(extra), signal: controller.signal, cache: 'no-store',
+        headers: headers(extra),
+        signal: controller.signal,
+        cache: 'no-store',
       });
       if (response.status === 204) {
         over = true;
@@ -85,7 +87,9 @@ export function follow(path, { onEvent, onState }) {
     while (!stopped && !over) {
       try {
         await connect();
-      } catch { /* told by the state, and tried again */ }
+      } catch {
+        /* told by the state, and tried again */
+      }
       if (stopped || over) break;
       onState('reconnecting');
       const pause = PAUSES[Math.min(failures, PAUSES.length - 1)];

@@ -19,9 +19,13 @@ export function startTips() {
     if (current && event.pointerType === 'mouse') place(event.clientX, event.clientY);
   });
   document.addEventListener('pointerdown', (event) => show(marked(event.target), event));
-  document.addEventListener('scroll', (event) => {
-    if (current && event.target.contains(current)) hide(); // not when the log goes on elsewhere
-  }, { passive: true, capture: true });
+  document.addEventListener(
+    'scroll',
+    (event) => {
+      if (current && event.target.contains(current)) hide(); // not when the log goes on elsewhere
+    },
+    { passive: true, capture: true },
+  );
   document.addEventListener('focusout', hide);
   document.addEventListener('keydown', walk);
 }
@@ -36,8 +40,13 @@ export function hide() {
 export function lines(title, pairs, note = null) {
   return [
     h('strong', {}, title),
-    h('dl', {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== '')
-      .map(([name, value]) => h('div', { key: name }, h('dt', {}, name), h('dd', {}, value)))),
+    h(
+      'dl',
+      {},
+      pairs
+        .filter(([, value]) => value !== null && value !== undefined && value !== '')
+        .map(([name, value]) => h('div', { key: name }, h('dt', {}, name), h('dd', {}, value))),
+    ),
     note && h('p', {}, note),
   ];
 }
