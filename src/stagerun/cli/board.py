@@ -22,8 +22,8 @@ _LOG: Final = 20
 """Log lines that are shown at most."""
 _ERRORS: Final = 3
 """Sorts of failures that are shown at most."""
-_ROOM: Final = 8
-"""Rows that must be left for the rest before a stage gets two."""
+_ROOM: Final = 6
+"""Rows that must be left for the rest when a stage gets more than one."""
 
 
 class Board:
@@ -78,9 +78,11 @@ _Known = tuple[Counts, float | None, float]
 def _stages(progress: Progress, rates: Sequence[float], width: int, room: int) -> list[Text]:
     totals = expected(progress.stages, progress.source_length)
     known = list(zip(progress.stages, totals, rates, strict=True))
-    detailed = room - 2 * len(known) >= _ROOM
+    detailed = panels.stages(known, width, detailed=True)
+    if len(detailed) <= room - _ROOM:
+        return detailed
     if len(known) <= max(room, 2):
-        return panels.stages(known, width, detailed=detailed)
+        return panels.stages(known, width, detailed=False)
     shown = _busiest(known, max(room - 1, 1))
     rows = panels.stages(shown, width, detailed=False)
     return [*rows, panels.row(f"and {len(known) - len(shown)} more stages", width, "dim")]

@@ -31,6 +31,8 @@ _FRAMES: Final = 1_024
 """Frames that a ring holds at most."""
 _BYTES: Final = 2**20
 """The same in bytes."""
+_CHUNKS: Final = 16
+"""Places of listeners for which what comes next is kept joined."""
 _AT_ONCE: Final = 8_192
 """Events of one look at most, where many runs are looked at."""
 
@@ -98,7 +100,9 @@ class Tail:
         chunk = self._chunks.get(seq)
         if chunk is None:
             new = [*takewhile(lambda each: each.seq > seq, reversed(self._frames))]
-            chunk = self._chunks[seq] = chunk_of(reversed(new), after=seq)
+            chunk = chunk_of(reversed(new), after=seq)
+            if len(self._chunks) < _CHUNKS:
+                self._chunks[seq] = chunk
         return chunk
 
     def wake(self) -> None:

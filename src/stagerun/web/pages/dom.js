@@ -5,7 +5,6 @@
 // contains becomes a text node or an attribute: nothing here ever parses markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
-// eslint-disable-next-line no-control-regex -- they are what is looked for
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
 /** Describe an element: attributes, `on…` handlers, `style` (an object), `tip`, `mount`, `key`. */

@@ -7,8 +7,10 @@ import { STATUSES, VERDICTS, ended, icon, look } from './words.js';
 const OLDEST = 3; // attempts that are shown
 
 /** One sentence: what it waits for, or how it ended; in the verdict's colour when it is not fine. */
-export function reason({ run, why }) {
+export function reason({ run, why: asked }) {
   const over = ended(run.status);
+  // What was told while it ran says nothing any more once it has ended, and the other way round.
+  const why = asked && Boolean(asked.ended) === over ? asked : null;
   const verdict = VERDICTS[run.verdict];
   const bad = verdict ?? (over && run.status !== 'succeeded' ? look(STATUSES, run.status) : null);
   // Its cause stands in the label already.

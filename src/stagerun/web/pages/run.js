@@ -20,6 +20,8 @@ import { STATUSES, VERDICTS, ended, look, setFavicon, shownStatus } from './word
 /** What the list of a progress event's counts means, in order. */
 const COUNTS = ['accepted', 'ok', 'failed', 'timed_out', 'cancelled', 'skipped', 'crashed'];
 
+const GLANCE = 15_000;
+
 export function openRun(root, identifier) {
   const state = {
     run: null,
@@ -39,7 +41,6 @@ export function openRun(root, identifier) {
       state.scheduled = requestAnimationFrame(() => {
         state.scheduled = null;
         draw(root, view(state, parts, act));
-        tell(state.run);
       });
     }
   };
@@ -61,6 +62,7 @@ export function openRun(root, identifier) {
     const first = state.run === null;
     state.run = run;
     parts.items.run = run;
+    tell(run); // the tab's title also where nothing is drawn, for want of somebody who looks
     parts.logs.add(run.recent_logs ?? []);
     if (first || generation !== run.generation) {
       generation = run.generation;
@@ -95,6 +97,7 @@ export function openRun(root, identifier) {
     else if (kind === 'log') parts.logs.add([{ ...data, time: data.at }]);
     else if (kind === 'progress') progress(data);
     else polling.now(); // a status changed, something blocks, something survived: read it all again
+    tell(state.run);
     show();
   }
 
@@ -163,6 +166,8 @@ export function openRun(root, identifier) {
     if (running()) await parts.items.refresh();
   });
   const ticking = setInterval(show, 1000);
+  // Nobody looks, and the stream is closed for that: still the title is to tell of the ending.
+  const glancing = setInterval(() => document.hidden && running() && readRun(), GLANCE);
 
   async function doing(name, work) {
     state.doing = name;
@@ -212,6 +217,7 @@ export function openRun(root, identifier) {
     close() {
       stopFollowing?.();
       clearInterval(ticking);
+      clearInterval(glancing);
       if (state.scheduled) cancelAnimationFrame(state.scheduled);
       for (const each of [polling, pictures, reasons, items]) each.stop();
     },

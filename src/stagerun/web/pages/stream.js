@@ -4,6 +4,7 @@ import { address, headers } from './api.js';
 import { ended } from './words.js';
 
 const SILENCE = 25_000; // the server says something every 10 s; after this the line is dead
+const UNSEEN = 30_000; // a hidden tab gives its connection back: browsers have six for a server
 const PAUSES = [500, 1000, 2000, 5000, 10_000];
 
 /**
@@ -82,6 +83,14 @@ export function follow(path, { onEvent, onState }) {
     onEvent(event.kind, data);
   }
 
+  let leaving = null;
+  function looked() {
+    clearTimeout(leaving);
+    if (document.hidden) leaving = setTimeout(() => controller?.abort(), UNSEEN);
+    else wakeUp();
+  }
+  document.addEventListener('visibilitychange', looked);
+
   async function loop() {
     onState('connecting');
     while (!stopped && !over) {
@@ -96,7 +105,7 @@ export function follow(path, { onEvent, onState }) {
       failures += 1;
       await new Promise((resolve) => {
         wakeUp = resolve;
-        setTimeout(resolve, pause);
+        if (!document.hidden) setTimeout(resolve, pause);
       });
     }
     if (!stopped) onState('ended');
@@ -105,6 +114,8 @@ export function follow(path, { onEvent, onState }) {
   loop();
   return () => {
     stopped = true;
+    document.removeEventListener('visibilitychange', looked);
+    clearTimeout(leaving);
     controller?.abort();
     wakeUp();
   };
