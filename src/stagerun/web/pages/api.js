@@ -33,7 +33,7 @@ export function takeToken() {
   history.replaceState(null, '', `${location.pathname}${location.search}#/`);
 }
 
-export function keepToken(token) {
+function keepToken(token) {
   declined = false;
   try {
     if (token) sessionStorage.setItem(TOKEN, token);

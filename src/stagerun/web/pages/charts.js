@@ -13,16 +13,7 @@ export function scale(from, to, low, high) {
   return (value) => low + (value - from) * factor;
 }
 
-/** Round values from 0 to `most`, about `wanted` of them. */
-export function ticks(most, wanted = 4) {
-  if (!(most > 0)) return [0];
-  const step = niceStep(most / wanted);
-  const values = [];
-  for (let value = 0; value <= most * 1.0001; value += step)
-    values.push(Number(value.toPrecision(12)));
-  return values;
-}
-
+/** Round values from 0 to `seconds`, about `wanted` of them. */
 export function timeTicks(seconds, wanted = 6) {
   const raw = seconds / wanted;
   const step = raw < 1 ? niceStep(raw) : (TIME_STEPS.find((each) => each >= raw) ?? niceStep(raw));

@@ -124,26 +124,6 @@ export function empty(...content) {
   return h('div', { class: 'empty' }, content);
 }
 
-/** Buttons of which one is pressed. options: [[value, text, count?]] */
-export function choice(label, options, chosen, onChoose) {
-  return h(
-    'div',
-    { class: 'choice', role: 'group', 'aria-label': label },
-    options.map(([value, ...text]) =>
-      h(
-        'button',
-        {
-          key: value,
-          type: 'button',
-          'aria-pressed': String(value === chosen),
-          onclick: () => onChoose(value),
-        },
-        text,
-      ),
-    ),
-  );
-}
-
 export function select(label, options, chosen, onChoose) {
   return h(
     'label',

@@ -8,6 +8,7 @@ import { errorsPanel } from './errors.js';
 import { setClock, words } from './format.js';
 import { head } from './head.js';
 import { headroomPanel } from './headroom.js';
+import { history } from './history.js';
 import { Items } from './items.js';
 import { Logs } from './logs.js';
 import { trouble } from './parts.js';
@@ -278,27 +279,4 @@ function view(state, parts, act) {
       ),
     ),
   ];
-}
-
-function history(run) {
-  if (!run.generations?.length) return null;
-  return h(
-    'section',
-    { class: 'panel', 'aria-labelledby': 'h-history', key: 'history' },
-    h('header', { class: 'panel-head' }, h('h2', { id: 'h-history' }, 'Earlier generations')),
-    h(
-      'ol',
-      { class: 'history' },
-      run.generations.map((each) => {
-        const { tone, word } = look(STATUSES, each.status);
-        return h(
-          'li',
-          { key: each.generation, class: `t-${tone}` },
-          h('b', {}, `${each.generation}. ${word}`),
-          h('span', { class: 'quiet' }, words(each.cause)),
-          h('p', {}, each.message),
-        );
-      }),
-    ),
-  );
 }
