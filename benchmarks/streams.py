@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,9 @@ def _measure(pid: int, port: int, clients: int, seconds: float) -> dict[str, flo
         _until_it_answers(web)
         body = {"pipeline": "talk", "items": [_PAUSE]}
         run = str(web.post("/runs", json=body).raise_for_status().json()["id"])
-        _vanish(web, port, run, 100)  # the connections to the database are opened, and stay
+        _vanish(web, port, run, 100)  # what is opened or loaded once, is by then
         time.sleep(2)
-        files, memory = _files(pid), _memory(pid)
+        sockets, memory = _sockets(pid), _memory(pid)
         results = {"server's CPU without clients, %": _busy(pid, seconds)}
         streams = [_connect(port, run) for _ in range(clients)]
         with selectors.DefaultSelector() as selector:
@@ -132,7 +132,7 @@ def _measure(pid: int, port: int, clients: int, seconds: float) -> dict[str, flo
         _vanish(web, port, run, 1_000)
         time.sleep(1)
         results |= {
-            "open files more than before, after 1,000 have vanished": _files(pid) - files,
+            "open sockets more than before, after 1,000 have vanished": _sockets(pid) - sockets,
             "memory more than before any client, MiB": (after - memory) / 2**20,
             "memory more after another 1,000, MiB": (_memory(pid) - after) / 2**20,
         }
@@ -179,8 +179,13 @@ def _memory(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _files(pid: int) -> int:
-    return len([*Path(f"/proc/{pid}/fd").iterdir()])
+def _sockets(pid: int) -> int:
+    """Return how many sockets are open: files of the database are opened now and then, and stay."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed just now
+            found += str(descriptor.readlink()).startswith("socket:")
+    return found
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
