@@ -59,7 +59,7 @@ class _Client:
     def read(self) -> None:
         read = self.socket.recv(65_536)
         if not read:
-            raise BenchmarkError("a stream ended")
+            raise BenchmarkError(f"a stream ended: {self.rest!r}")
         now = time.time()
         *whole, self.rest = (self.rest + read).split(b"\n")
         for line in whole:

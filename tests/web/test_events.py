@@ -8,6 +8,7 @@ import anyio
 import pytest
 import trio
 
+from stagerun.errors import StoreError
 from tests.web.streamed import RUN, Client, database, served
 
 
@@ -324,11 +325,44 @@ async def test_streams_are_bounded_in_all_and_for_each_client(tmp_path: Path) ->
             await again.until(1)
 
 
+async def test_streams_that_all_begin_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    async with database(tmp_path) as db, served(db.path) as service:
+        db.run()
+        for _ in range(100):
+            db.event("x" * 200)
+        last, asked = db.end(), service.backend.pool
+        at_once, most = 0, 0
+
+        class Watched:
+            async def ask(self, question: Any) -> Any:
+                nonlocal at_once, most
+                at_once += 1
+                most = max(most, at_once)
+                try:
+                    return await asked.ask(question)
+                finally:
+                    at_once -= 1
+
+        service.backend.pool = Watched()
+        async with trio.open_nursery() as nursery:
+            clients = [Client() for _ in range(50)]
+            for client in clients:
+                nursery.start_soon(client.connect, service.app, RUN, None)
+        assert all(client.ids == list(range(1, last + 1)) for client in clients)
+        assert most <= 3  # with the look for all of them
+
+
+async def test_a_stream_that_gets_no_turn_is_refused(tmp_path: Path) -> None:
+    async with database(tmp_path) as db, served(db.path, patience=0.01) as service:
+        db.run()
+        async with service.events._turns, service.events._turns:
+            with pytest.raises(StoreError):
+                await service.events.ask(lambda _: None)
+
+
 async def test_a_database_that_does_not_answer_keeps_streams_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from stagerun.errors import StoreError
-
     async with database(tmp_path) as db, served(db.path, pause=0.01) as service:
         db.run()
         db.event()

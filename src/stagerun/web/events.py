@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 from attrs import frozen
@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from stagerun.engine.health import Lateness
 from stagerun.errors import StoreError, UsageError
+from stagerun.store.driver import Question
 from stagerun.web.backend import Backend
 from stagerun.web.frames import PING, RETRY
 from stagerun.web.problems import Problem
@@ -27,10 +28,14 @@ from stagerun.web.tails import Tail, Tails
 
 __all__ = ["Events", "StreamLimits"]
 
+T = TypeVar("T")
+
 _LOOK: Final = 0.1
 """Seconds between two looks whether the program is about to end."""
 _LAST_WORDS: Final = 0.05
 """Seconds in which streams end by themselves then, and again for the good-bye of the others."""
+_AT_ONCE: Final = 2
+"""Streams that read from the database at once: it has to answer others, too."""
 _DIGITS: Final = 18
 """No event's number has more."""
 _LATER: Final = {"Retry-After": "5"}
@@ -48,6 +53,8 @@ class StreamLimits:
     """The same of one client's address. Loopback is exempt: a proxy there stands for many."""
     taking: float = 30.0
     """A client that takes nothing for so long is dropped."""
+    patience: float = 20.0
+    """A stream waits so long for its turn to read from the database."""
     ping: float = 10.0
     """After so long without an event a comment shows that the stream lives."""
     age: float = 3600.0
@@ -67,6 +74,7 @@ class Events:
         """By how much this event loop, the server's, has been late."""
         self.tails = Tails(lambda: self.backend.pool)
         self.backend = backend
+        self._turns = anyio.Semaphore(_AT_ONCE)
         self._scopes: set[anyio.CancelScope] = set()
         self._clients: Counter[str] = Counter()
 
@@ -109,6 +117,17 @@ class Events:
         for scope in self._scopes:
             scope.cancel()
 
+    async def ask(self, question: Question[T]) -> T:
+        """Ask the database for one stream: hundreds of them may begin at once, and wait here.
+
+        Raises:
+            StoreError: It does not answer, or is asked too much.
+        """
+        with anyio.move_on_after(self.limits.patience):
+            async with self._turns:
+                return await self.backend.pool.ask(question)
+        raise StoreError("too many streams are read at once")
+
     @contextmanager
     def admitted(self, client: str) -> Iterator[anyio.CancelScope]:
         """Count a client's stream, and give the scope by which it is ended.
@@ -150,7 +169,7 @@ class _Stream(Response):
         del self.headers["content-length"]
         self._events = events
         self._limits = events.limits
-        self._reader = Reader(events.backend.pool.ask, run, after)
+        self._reader = Reader(events.ask, run, after)
         self._data = b""
         """What is sent next; nothing of it is kept while events are waited for."""
 

@@ -1,7 +1,7 @@
 // What went wrong, like with like: the most frequent first.
 
 import { h } from './dom.js';
-import { count, words } from './format.js';
+import { count, plural, words } from './format.js';
 import { panel, since } from './parts.js';
 import { outcomeMark } from './words.js';
 
@@ -18,7 +18,7 @@ export function errorsPanel(charts, run, act) {
   return panel(
     'errors',
     'Errors',
-    h('span', { class: 'quiet' }, `${count(all)} in ${count(groups.length)} sorts`),
+    h('span', { class: 'quiet' }, `${count(all)} in ${plural(groups.length, 'sort')}`),
     h(
       'ol',
       { class: 'errors' },

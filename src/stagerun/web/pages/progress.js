@@ -8,6 +8,7 @@ import {
   now,
   percent,
   rate,
+  roundSpan,
   secondsBetween,
   short,
   span,
@@ -55,7 +56,7 @@ export function progress({ run, charts }) {
             ? run.percent === null
               ? 'unknown'
               : '–'
-            : `~ ${span(pace.seconds_left)}`,
+            : `~ ${roundSpan(pace.seconds_left)}`,
           'time left',
         ),
       fact(
@@ -68,7 +69,7 @@ export function progress({ run, charts }) {
       deadline(run, over, fact),
       run.source_length !== null &&
         run.source_length !== undefined &&
-        fact('length', count(run.source_length), 'items in the source'),
+        fact('length', count(run.source_length), 'source items'),
       run.step && !over && fact('step', run.step, 'step'),
       run.error?.code &&
         over &&
