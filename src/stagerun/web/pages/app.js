@@ -146,7 +146,7 @@ function nextTheme() {
 let before = '';
 function onKey(event) {
   const typing = event.target.closest?.('input, textarea, select');
-  if (event.key === 'Escape' && typing && !document.querySelector('dialog')) event.target.blur();
+  if (event.key === 'Escape' && typing && !document.querySelector('dialog[open]')) event.target.blur();
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (document.querySelector('dialog[open]')) return;
   const keys = {
