@@ -1,5 +1,6 @@
 """Starting: settings, arguments, keys, and a database that refuses."""
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from stagerun.engine.env import Env
 from stagerun.engine.run import RunActor
 from stagerun.store.documents import run_list
 from stagerun.store.inline import InlineStore
+from tests.conftest import Bench
 
 
 @stage(workers=1)
@@ -83,3 +85,17 @@ async def test_a_database_that_refuses_for_ever_does_not_hold_the_leaving(
             store._connection.execute("PRAGMA max_page_count = 1")
             await runtime.start(Pipeline("demo", [work]), lambda: ["x" * 1000] * 1000)
     assert trio.current_time() < 60
+
+
+async def test_the_last_progress_becomes_an_event_though_nothing_else_happens(
+    autojump_clock: MockClock, bench: Bench
+) -> None:
+    @stage(workers=2)
+    async def work(seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    run = await bench.runtime.start(Pipeline("work", [work]), [0.3, 0.4, 600])
+    await trio.sleep(5)
+    (body,) = bench.sql("SELECT body FROM events WHERE kind = 'progress' ORDER BY seq DESC LIMIT 1")
+    assert json.loads(body[0])["stages"]["work"][:2] == [3, 2]
+    await run.cancel()

@@ -93,6 +93,7 @@ def served(name, tmp_path, *more):
             env={**os.environ, "SERVED_DB": str(database)},
             stdout=out,
             stderr=out,
+            start_new_session=True,
         )
     there = Served(process, port, database)
     try:
@@ -110,8 +111,8 @@ def served(name, tmp_path, *more):
         process.wait(LONGEST)
     finally:
         there.client.close()
-        if process.poll() is None:
-            process.kill()
+        if process.poll() is None:  # the test has failed: its workers go with it
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -140,6 +140,8 @@ class Ledger:
     _ended_at: int | None = field(init=False, default=None)
     """When it ended, until that has become an event."""
     _progress_at: int = field(init=False, default=0)
+    _owes_progress: bool = field(init=False, default=False)
+    """Whether the sums have changed since the last progress event: the next beat tells it."""
     _lines_since_pruning: int = field(init=False, default=0)
     _progress_since_pruning: int = field(init=False, default=0)
 
@@ -307,8 +309,9 @@ class Ledger:
         estimate = percent(weights, counts, self.source_length)
         if estimate is not None:
             self.highest = max(estimate, self.highest or 0.0)
-        if self._dirty and not 0 <= now - self._progress_at < _PROGRESS_EVERY:
-            self._progress_at = now
+        self._owes_progress = self._owes_progress or bool(self._dirty)
+        if self._owes_progress and not 0 <= now - self._progress_at < _PROGRESS_EVERY:
+            self._progress_at, self._owes_progress = now, False
             sums = {c.name: [c.accepted, *(getattr(c, label) for label in _LABELS)] for c in counts}
             body = json.dumps({"percent": self.highest, "stages": sums})
             self._event(now, "progress", body)
@@ -358,8 +361,8 @@ class Ledger:
 
     @property
     def stale(self) -> bool:
-        """Whether other items are under way than the disk says."""
-        return self.ending is None and self._in_flight != self.in_flight
+        """Whether the disk does not know what is under way, or readers of events what is done."""
+        return self.ending is None and (self._owes_progress or self._in_flight != self.in_flight)
 
     def snapshot(self) -> Snapshot:
         """Return what the unit just built leaves on disk."""
