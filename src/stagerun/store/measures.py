@@ -38,8 +38,8 @@ _BUCKET: Final = """CASE WHEN i.generation < s.generation THEN -2
     ELSE min(max((i.started_at + i.elapsed - :begun) / :step, 0), :number - 1) * 2
          + (i.outcome NOT IN (0, 4)) END"""
 # What of its deadline the work has used, or -1: an outcome may be cut by something else, or need no
-# attempt at all. A wait for a worker between two attempts is elapsed, and not counted by a deadline:
-# so no item can have used more than that.
+# attempt at all. A wait for a worker between two attempts is elapsed, but no deadline counts it: so
+# no item can have used more than that.
 _ELAPSED: Final = """CASE WHEN i.attempts > 0 AND i.outcome IN (0, 1, 2, 4)
     THEN min(i.elapsed, coalesce(s.deadline, i.elapsed)) ELSE -1 END"""
 
