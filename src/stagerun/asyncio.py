@@ -27,7 +27,8 @@ from stagerun.errors import (
     UsageError,
     WorkerDied,
 )
-from stagerun.hosts.facade import Run, Runtime, open_runtime
+from stagerun.hosts.facade import Run, Runtime
+from stagerun.hosts.opening import open_runtime
 from stagerun.model.outcome import DROP, Drop, Failure, ItemCause, Outcome, StageOutcome
 from stagerun.model.pipeline import Pipeline, batch, collect, stage
 from stagerun.model.policy import Batch, Collect, Restart, Retry

@@ -3,7 +3,8 @@
 
 import asyncio
 import threading
-from contextlib import suppress
+import time
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -132,6 +133,121 @@ def test_several_calls_of_one_stage_go_on_beside_each_other(tmp_path) -> None:
         assert result.stages[0].ok == 1
 
 
+def test_a_resource_may_live_on_the_loop(tmp_path) -> None:
+    told = []
+
+    class Session:
+        @classmethod
+        async def open(cls):
+            session = cls()
+            session.loop = asyncio.get_running_loop()
+            return session
+
+        async def get(self, number):
+            assert asyncio.get_running_loop() is self.loop
+            return number
+
+        async def close(self):
+            told.append("closed")
+
+    @asynccontextmanager
+    async def resource():
+        session = await aio(Session.open)
+        try:
+            yield session
+        finally:
+            await aio(session.close)
+
+    @stage(resource=resource)
+    async def call(number, ctx):
+        return await aio(ctx.resource.get, number)
+
+    for result in on_each_host(tmp_path, Pipeline("call", [call]), [1, 2]):
+        assert (result.status, result.stages[0].ok) == ("succeeded", 2)
+    assert told == ["closed", "closed"]
+
+
+def test_a_child_task_s_call_that_never_ends_does_not_hold_the_program(tmp_path) -> None:
+    let_go = threading.Event()
+
+    async def stubborn() -> None:
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+
+    @stage(deadline=0.1)
+    async def call(number):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(aio, where)
+            nursery.start_soon(aio, stubborn)
+
+    async def main():
+        with trio.fail_after(20):
+            async with open_runtime(tmp_path / "runs.db") as runtime:
+                run = await runtime.start(Pipeline("call", [call], grace=0.2), [1])
+                return await run.wait()
+
+    try:
+        assert trio.run(main).stages[0].timed_out == 1
+    finally:
+        let_go.set()
+
+
+def test_a_quick_call_of_a_child_leaves_the_stage_s_own_call_to_be_let_go(tmp_path) -> None:
+    let_go = threading.Event()
+
+    async def stubborn() -> None:
+        while not let_go.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+
+    @stage(deadline=0.3)
+    async def call(number):
+        if number == 1:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(aio, where)
+                await aio(stubborn)
+
+    async def main():
+        async with open_runtime(tmp_path / "runs.db") as runtime:
+            run = await runtime.start(Pipeline("call", [call], grace=0.2), [1, 2])
+            result = await run.wait()
+            return result, (await run.document())["survivors"]
+
+    try:
+        result, survivors = trio.run(main)
+        assert (result.stages[0].timed_out, result.stages[0].ok) == (1, 1)
+        assert all(survivor.startswith("asyncio task") for survivor in survivors)
+    finally:
+        let_go.set()
+
+
+async def test_a_loop_that_one_call_blocks_lets_the_others_end(tmp_path) -> None:
+    begun = threading.Event()
+
+    async def innocent(number: int) -> int:
+        begun.set()
+        await asyncio.sleep(0.05)
+        return number
+
+    async def block() -> None:
+        time.sleep(1.0)  # noqa: ASYNC251 - the fault that is played here
+
+    @stage(deadline=30)
+    async def good(number):
+        return await aio(innocent, number)
+
+    @stage(deadline=0.1)
+    async def bad(number):
+        await trio.to_thread.run_sync(begun.wait)
+        await aio(block)
+
+    async with open_runtime(tmp_path / "runs.db") as runtime:
+        fine = await runtime.start(Pipeline("good", [good]), [1])
+        await runtime.start(Pipeline("bad", [bad], grace=0.1), [1])
+        assert (await fine.wait()).status == "succeeded"
+
+
 def test_a_stage_of_asyncio_s_may_call_it_too(tmp_path) -> None:
     @stage(mode="asyncio")
     async def call(number):
@@ -160,7 +276,7 @@ def test_a_closed_loop_of_the_host_fails_the_item_and_not_the_run(tmp_path, capl
 
 
 async def test_outside_a_stage_it_says_so() -> None:
-    with pytest.raises(stagerun.UsageError, match="stages of a run only"):
+    with pytest.raises(stagerun.UsageError, match="in stages and their resources"):
         await aio(where)
 
 

@@ -5,7 +5,8 @@ left behind, and counted.
 """
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
@@ -30,15 +31,17 @@ async def aio(function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P
     stays usable. A deadline or a cancellation of the stage cancels the call there, and it is waited
     for until it has really ended.
 
+    Also where a stage's resource is opened and closed; not in a source.
+
     Raises:
-        UsageError: This is no stage's code.
+        UsageError: This is neither a stage's nor a resource's code.
         CancelRequested: The call was cancelled on the asyncio side, not by stagerun.
     """
     current = CURRENT.get()
     if isinstance(current, Context):  # a stage with mode="asyncio" is there already
         return await function(*args, **kwargs)
-    if current is None or not current.busy:
-        raise UsageError("aio() works in the stages of a run only: there its calls have an end")
+    if current is None:
+        raise UsageError("aio() works in stages and their resources: there its calls have an end")
     called = functools.partial(_awaited, function, args, kwargs)
     if not current.actor.hub.env.threads:
         value: T = run_inline(called())
@@ -85,19 +88,25 @@ async def in_asyncio(desk: Desk, function: Callable[[], Any], *, on_host: bool =
 
     await trio.lowlevel.checkpoint_if_cancelled()
     foreign_call = hub.shared.asyncio.call(function, context, ended, on_host=on_host)
-    before = desk.foreign
-    desk.foreign = foreign_call
-    if waiter is desk.task:  # a task that the stage has started by itself cannot be left alone
+    with _under_way(desk, foreign_call, let_go):
+        await trio.lowlevel.wait_task_rescheduled(abort)
+    if not survivor.left and not foreign_call.cancelled:
+        return foreign_call.result()
+    if raise_cancelled is not None:
+        raise_cancelled()
+    raise CancelRequested("the task was cancelled inside asyncio, not by stagerun")
+
+
+@contextmanager
+def _under_way(desk: Desk, call: AsyncioCall, let_go: Callable[[], None]) -> Iterator[None]:
+    """Let the desk know of a call. There may be several: of those the last one is shown."""
+    desk.foreign = call
+    if trio.lowlevel.current_task() is desk.task:  # a child's call cannot be let go by itself
         desk.let_go = let_go
     try:
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        yield
     finally:
-        desk.let_go = None
-        desk.foreign = before if on_host else foreign_call
-    if raise_cancelled is not None and (survivor.left or foreign_call.cancelled):
-        raise_cancelled()
-    if survivor.left or foreign_call.cancelled:
-        raise CancelRequested("the task was cancelled inside asyncio, not by stagerun")
-    if foreign_call.error is not None:
-        raise foreign_call.error
-    return foreign_call.value
+        if desk.let_go is let_go:
+            desk.let_go = None
+        if desk.foreign is call:
+            desk.foreign = None

@@ -11,11 +11,10 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,113 +22,28 @@ from typing import Any, Final, TypeVar
 import trio
 from attrs import evolve
 
-from stagerun import logs
-from stagerun.engine import handle, opening, runtime
+from stagerun.engine import handle, runtime
 from stagerun.engine.admission import Changed
 from stagerun.engine.asking import Dialogue, ask_to_cancel, ask_why
-from stagerun.engine.blame import blameless
-from stagerun.engine.env import Env
 from stagerun.engine.health import Health
 from stagerun.engine.runtime import RuntimeStatistics
 from stagerun.engine.token import CancellationToken
-from stagerun.errors import RuntimeClosedError
 from stagerun.hosts.thread import TrioThread
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Counts, Result
-from stagerun.store.driver import Store
+from stagerun.store.requests import standing
 from stagerun.store.retention import Prunable
 from stagerun.store.talk import talking
 
-__all__ = ["Run", "Runtime", "open_runtime"]
+__all__ = ["Run", "Runtime"]
 
 T = TypeVar("T")
 
-_SURVIVORS: Final = 0.5
-"""Seconds that what does not stop gets once everything is on disk."""
-_LOOK: Final = 0.02
-"""Seconds between two looks whether the runtime has been left."""
-_LATER: Final = 1.0
-"""Seconds beyond what leaving takes by itself: this loop has other things to do as well."""
-_OPENING: Final = 20.0
-"""Seconds that leaving waits for an opening which was cancelled; locks are waited for 15 s."""
 _PATIENCE: Final = 1.0
 """Seconds for trio's event loop to answer before it counts as blocked."""
 _BY: Final = {"by": "the program that hosts it"}
 _PAGE: Final = 500
 """Results that come over from trio's thread at once."""
-
-
-@asynccontextmanager
-async def open_runtime(
-    database: str | Path = "stagerun.db",
-    *,
-    pipelines: Iterable[Pipeline] = (),
-    env: Env | None = None,
-    store: Store | None = None,
-) -> AsyncIterator["Runtime"]:
-    """Open a database and run pipelines on it, in any asyncio program.
-
-    The runtime lives in a thread of its own: a stage that blocks does not block this loop. Leaving
-    the block is a graceful shutdown, within the longest grace of the runs under way. A stage that
-    does not stop even then is named in the log and left behind, in a daemon thread.
-
-    Args, and what is raised: see ``stagerun.open_runtime``.
-    """
-    env = evolve(env or Env(), host_loop=asyncio.get_running_loop())
-    store = store or opening.default_store(database)
-    thread = TrioThread("stagerun")
-    opened: asyncio.Future[runtime.Runtime] = asyncio.get_running_loop().create_future()
-    left = trio.Event()
-
-    async def main() -> None:
-        async with opening.open_runtime(
-            database, pipelines=pipelines, env=env, store=store
-        ) as inner:
-            thread.tell(_resolve, opened, inner)
-            await left.wait()
-
-    with blameless(store.page):  # signals are heard by the main thread, and that is not trio's
-        thread.start(main)
-        try:
-            await asyncio.wait((opened, thread.ended), return_when=asyncio.FIRST_COMPLETED)
-            if not opened.done():
-                thread.ended.result()
-            yield Runtime(opened.result(), thread, Path(database))
-        finally:
-            thread.soon(left.set)
-            await _ended(thread, opened)
-
-
-def _resolve(future: "asyncio.Future[T]", value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-async def _ended(thread: TrioThread, opened: "asyncio.Future[runtime.Runtime]") -> None:
-    """Wait until the runtime has been left, or nothing but what does not stop holds it.
-
-    A cancellation, of which there may be several, waits until then: it is bounded.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    loop = asyncio.get_running_loop()
-    inner = opened.result() if opened.done() and not opened.cancelled() else None
-    until = loop.time() + (_OPENING if inner is None else inner.leaves_within + _LATER)
-    closed = False
-    while not thread.ended.done() and loop.time() < until:
-        try:
-            await asyncio.wait((thread.ended,), timeout=_LOOK)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        if not closed and inner is not None and inner.closed:
-            closed, until = True, loop.time() + _SURVIVORS
-    if thread.ended.done():
-        thread.ended.result()  # raises what has ended it
-    else:
-        left = "" if inner is None else "; ".join(inner.statistics().survivor_names)
-        why = left or "its event loop is blocked"
-        logs.RunLog().error("the runtime does not stop and is left behind in its thread: %s", why)
-    if cancelled is not None:
-        raise cancelled
 
 
 class Runtime:
@@ -228,33 +142,26 @@ class Runtime:
 
     async def why(self, run: str) -> dict[str, Any]:
         """Tell why a run stands where it does; see ``stagerun.Runtime.why``."""
-        return await self._heard(partial(self._inner.why, run), ask_why(run, _BY, _now))
+        call = partial(self._inner.why, run)
+        return await _heard(self._thread, call, self._database, ask_why(run, _BY, _now))
 
     async def cancel(self, run: str, reason: str = "cancelled") -> dict[str, Any]:
         """Ask a run of any process to stop; see ``stagerun.Runtime.cancel``."""
         asked = ask_to_cancel(run, {**_BY, "reason": reason}, _now, wait=False)
-        return await self._heard(partial(self._inner.cancel, run, reason), asked)
-
-    async def _heard(
-        self, call: Callable[[], Awaitable[dict[str, Any]]], dialogue: Dialogue[dict[str, Any]]
-    ) -> dict[str, Any]:
-        """Ask trio's event loop; while a stage blocks that, the store's thread answers."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                return await self._thread.call(call)
-        return await asyncio.to_thread(_hold, self._database, dialogue)
+        call = partial(self._inner.cancel, run, reason)
+        return await _heard(self._thread, call, self._database, asked)
 
     def _run(self, inner: handle.Run) -> "Run":
-        return Run(inner, self._thread, self)
+        return Run(inner, self._thread, self._database)
 
 
 class Run:
     """One generation of a run, from asyncio. Everything it tells is committed."""
 
-    def __init__(self, inner: handle.Run, thread: TrioThread, host: Runtime) -> None:
+    def __init__(self, inner: handle.Run, thread: TrioThread, database: Path) -> None:
         self._inner = inner
         self._thread = thread
-        self._host = host
+        self._database = database
 
     @property
     def id(self) -> str:
@@ -301,16 +208,18 @@ class Run:
             async with asyncio.timeout(_PATIENCE):
                 await self._thread.call(stop)
                 return
-        await self._host.cancel(self.id, reason)
+        # The cause is lost on this way: to stop while something blocks is worth more.
+        await asyncio.to_thread(_cancel, self._database, self.id, self.generation, reason)
 
     async def why(self) -> dict[str, Any]:
         """Tell why the run stands where it does: what it waits for, and what will end the wait."""
-        return await self._host.why(self.id)
+        dialogue = ask_why(self.id, _BY, _now)
+        return await _heard(self._thread, self._inner.why, self._database, dialogue)
 
     async def resume(self, *, failed: bool = False) -> "Run":
         """Go on with the run in a new generation, once this one has ended; see ``stagerun.Run``."""
         inner = await self._thread.call(partial(self._inner.resume, failed=failed))
-        return Run(inner, self._thread, self._host)
+        return Run(inner, self._thread, self._database)
 
     def results(self) -> AsyncIterator[Any]:
         """Iterate over the last stage's stored results so far, in item order."""
@@ -322,14 +231,32 @@ class Run:
 
     async def _results(self, read: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
         """Bring results over page by page; *read* gives an iterator that only trio may drive."""
-        values = read()
+        pages = _Pages(read())
         try:
-            while page := await self._thread.call(_page, values):
+            while page := await self._thread.call(pages.next):
                 for value in page:
                     yield value
         finally:
-            with suppress(RuntimeClosedError):  # then trio has closed it
-                await self._thread.call(_close, values)
+            self._thread.send(pages.close)
+
+
+async def _heard(
+    thread: TrioThread,
+    call: Callable[[], Awaitable[dict[str, Any]]],
+    database: Path,
+    dialogue: Dialogue[dict[str, Any]],
+) -> dict[str, Any]:
+    """Ask trio's event loop; while a stage blocks that, the store's thread answers."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_PATIENCE):
+            return await thread.call(call)
+    return await asyncio.to_thread(_hold, database, dialogue)
+
+
+def _cancel(database: Path, run: str, generation: int, reason: str) -> None:
+    with talking(database) as talk:
+        if talk.ask(standing(run)).generation == generation:
+            talk.hold(ask_to_cancel(run, {**_BY, "reason": reason}, _now, wait=False))
 
 
 def _hold(database: Path, dialogue: Dialogue[T]) -> T:
@@ -341,16 +268,27 @@ def _now() -> int:
     return time.time_ns() // 1_000
 
 
-async def _close(values: AsyncIterator[Any]) -> None:
-    if isinstance(values, AsyncGenerator):
-        await values.aclose()
+class _Pages:
+    """An iterator that only trio may drive, page by page. Its methods run in trio's thread."""
 
+    def __init__(self, values: AsyncIterator[Any]) -> None:
+        self._values = values
+        self._lock = trio.Lock()
+        """A page may still be under way when its reader has gone."""
 
-async def _page(values: AsyncIterator[Any]) -> list[Any]:
-    page: list[Any] = []
-    while len(page) < _PAGE:
-        try:
-            page.append(await anext(values))
-        except StopAsyncIteration:
-            break
-    return page
+    async def next(self) -> list[Any]:
+        """Return the next values; none at the end."""
+        page: list[Any] = []
+        async with self._lock:
+            while len(page) < _PAGE:
+                try:
+                    page.append(await anext(self._values))
+                except StopAsyncIteration:
+                    break
+        return page
+
+    async def close(self) -> None:
+        """Give up what was not read."""
+        async with self._lock:
+            if isinstance(self._values, AsyncGenerator):
+                await self._values.aclose()

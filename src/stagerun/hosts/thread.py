@@ -16,7 +16,7 @@ import trio
 from attrs import define, field
 
 from stagerun.engine.unwrap import unwrapped
-from stagerun.errors import RuntimeClosedError, StagerunError
+from stagerun.errors import RuntimeClosedError, StoreError
 
 __all__ = ["TrioThread"]
 
@@ -38,11 +38,18 @@ class TrioThread:
         self._token: trio.lowlevel.TrioToken | None = None
         self._calls: trio.Nursery | None = None
         self._failed: BaseException | None = None
+        self._leaving = False
+        self._scope = trio.CancelScope()
 
     def start(self, main: Callable[[], Awaitable[None]]) -> None:
         """Begin. Calls are heard from the moment that *main* runs."""
         work = (copy_context(), main)
         threading.Thread(target=self._main, args=work, name=self._name, daemon=True).start()
+
+    def leave(self) -> None:
+        """Cancel *main*, which may not even have begun. From asyncio."""
+        self._leaving = True  # before the token is looked at: _serve() does it the other way round
+        self.soon(self._scope.cancel)
 
     def tell(self, hear: Callable[..., object], *args: Any) -> None:
         """Call *hear* on the asyncio loop, from trio; nothing once that is closed."""
@@ -75,6 +82,12 @@ class TrioThread:
             self.soon(call.scope.cancel)
             raise
 
+    def send(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Have ``function(*args)`` awaited in trio's program, without waiting for it."""
+        call = _Call(function, args, self._loop.create_future())
+        call.answer.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.soon(copy_context().run, self._begin, call)
+
     def _main(self, context: Any, main: Callable[[], Awaitable[None]]) -> None:
         error: BaseException | None = None
         try:
@@ -87,8 +100,11 @@ class TrioThread:
         with unwrapped():
             async with trio.open_nursery() as self._calls:
                 self._token = trio.lowlevel.current_trio_token()
+                if self._leaving:
+                    self._scope.cancel()
                 try:
-                    await main()
+                    with self._scope:
+                        await main()
                 except BaseException as error:
                     self._failed = error
                     raise
@@ -125,9 +141,10 @@ class TrioThread:
             self.ended.exception()  # read: leaving may raise another one in its place
 
     def _over(self) -> BaseException:
-        if isinstance(self._failed, StagerunError):
-            return self._failed
-        over = RuntimeClosedError("the runtime has been left")
+        """Return a new error each time: one that is raised again and again keeps every caller."""
+        over: BaseException = RuntimeClosedError("the runtime has been left")
+        if isinstance(self._failed, StoreError):
+            over = StoreError(f"the runtime has ended: {self._failed}")
         over.__cause__ = self._failed
         return over
 

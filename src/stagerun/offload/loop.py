@@ -68,7 +68,7 @@ class AsyncioLoop:
         """Give up a loop that hears nothing any more; what is on it is left to itself."""
         if isinstance(home, _Home) and self._home is home:
             self._home = None
-            home.soon(home.close)  # should it hear again one day
+            home.soon(home.retire)  # should it hear again one day
 
     async def close(self) -> None:
         """End what is left on the loop, and the loop, within a second or so."""
@@ -98,7 +98,7 @@ class AsyncioCall:
         self._home = home
         self._host = trio.lowlevel.current_trio_token()
         self._on_end = on_end
-        self._asked = self._heard = False
+        self._asked = self._heard = self._told = False
         self._task: asyncio.Task[Any] | None = None
         if not home.soon(self._begin, function, context):
             raise RuntimeClosedError("the asyncio loop that the call was meant for is closed")
@@ -107,6 +107,12 @@ class AsyncioCall:
     def coroutine(self) -> Any:
         """What runs in asyncio; None before that has begun."""
         return None if self._task is None else self._task.get_coro()
+
+    def result(self) -> Any:
+        """Return what it has returned, or raise what it has raised. At its end."""
+        if self.error is not None:
+            raise self.error
+        return self.value
 
     def cancel(self) -> None:
         """Cancel the task, once. From trio."""
@@ -119,11 +125,16 @@ class AsyncioCall:
         if not self._heard:
             self._owner.retire(self._home)
 
+    def drop(self) -> None:
+        """Hear that the loop has ended before the call. In the loop's thread."""
+        self.cancelled = True
+        self._tell()
+
     def _begin(self, function: Callable[[], Coroutine[Any, Any, Any]], context: Context) -> None:
         if self._asked:
-            self.cancelled = True
-            self._tell()
+            self.drop()
             return
+        self._home.began(self)
         # Called within: a function that is no coroutine function fails its item, not the loop.
         self._task = self._home.loop.create_task(_called(function), context=context)
         self._task.add_done_callback(self._ended)
@@ -139,9 +150,13 @@ class AsyncioCall:
             error = task.exception()
             self.error = error.__cause__ if isinstance(error, _Escape) else error
             self.value = None if error is not None else task.result()
+        self._home.ended_one(self)
         self._tell()
 
     def _tell(self) -> None:
+        if self._told:
+            return
+        self._told = True
         with suppress(trio.RunFinishedError):  # nobody is left who waits
             self._host.run_sync_soon(self._on_end, self)
 
@@ -166,6 +181,12 @@ class _Host:
     def soon(self, function: Callable[..., object], *arguments: Any) -> bool:
         return _soon(self.loop, function, *arguments)
 
+    def began(self, call: AsyncioCall) -> None:
+        """Nothing is kept of it: the loop outlives the call, or the program ends."""
+
+    def ended_one(self, call: AsyncioCall) -> None:
+        """As above."""
+
 
 def _soon(
     loop: "asyncio.AbstractEventLoop", function: Callable[..., object], *arguments: Any
@@ -187,11 +208,30 @@ class _Home:
         self.loop = asyncio.new_event_loop()
         self.ended = trio.Event()
         self._closing: asyncio.Task[None] | None = None  # kept, or it might be collected
+        self._calls: dict[AsyncioCall, None] = {}
+        """Calls under way. The loop's thread."""
+        self._retired = False
         self._host = trio.lowlevel.current_trio_token()
         threading.Thread(target=self._main, name="stagerun asyncio stages", daemon=True).start()
 
     def soon(self, function: Callable[..., object], *arguments: Any) -> bool:
         return _soon(self.loop, function, *arguments)
+
+    def began(self, call: AsyncioCall) -> None:
+        """Hear that a call is under way here."""
+        self._calls[call] = None
+
+    def ended_one(self, call: AsyncioCall) -> None:
+        """Hear that a call has ended; after the last one a loop that was given up is closed."""
+        self._calls.pop(call, None)
+        if self._retired and not self._calls and self._closing is None:
+            self.close()
+
+    def retire(self) -> None:
+        """Close when the calls under way have ended: it is not their fault."""
+        self._retired = True
+        if not self._calls and self._closing is None:
+            self.close()
 
     def close(self) -> None:
         """Cancel what is left, wait a little for it, and stop. On the loop."""
@@ -217,5 +257,7 @@ class _Home:
             self.loop.run_forever()
         finally:
             self.loop.close()
+            for call in [*self._calls]:  # they have swallowed their cancellation
+                call.drop()
             with suppress(trio.RunFinishedError):
                 self._host.run_sync_soon(self.ended.set)

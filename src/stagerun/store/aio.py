@@ -7,8 +7,9 @@ that a stage which blocks the program's event loop does not keep outcomes off th
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,9 +139,7 @@ class AioStore:
 
     def poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
         """See ``Store.poll``."""
-        self._thread.soon(
-            lambda: self._polls.add(asyncio.create_task(self._poll(question, hear, every)))
-        )
+        self._thread.soon(self._begin, partial(self._poll, question, hear, every))
 
     async def _poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
         while (reader := self._poller) is not None:
@@ -154,7 +153,11 @@ class AioStore:
 
     def watch(self, look: Callable[[], None], every: float) -> None:
         """See ``Store.watch``."""
-        self._thread.soon(lambda: self._polls.add(asyncio.create_task(_call_each(look, every))))
+        self._thread.soon(self._begin, partial(_call_each, look, every))
+
+    def _begin(self, poll: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._reader is not None:  # else it is being left already
+            self._polls.add(asyncio.create_task(poll()))
 
     def wake(self) -> None:
         """See ``Store.wake``."""

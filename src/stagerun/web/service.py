@@ -199,6 +199,6 @@ def _host() -> Callable[..., AbstractAsyncContextManager[Any]]:
     """Return what opens a runtime in the event loop that this is called in."""
     if sniffio.current_async_library() == "trio":
         return opening.open_runtime
-    from stagerun.hosts.facade import open_runtime  # noqa: PLC0415 - asyncio's side of the house
+    from stagerun.hosts.opening import open_runtime  # noqa: PLC0415 - asyncio's side of the house
 
     return open_runtime
