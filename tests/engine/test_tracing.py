@@ -96,3 +96,38 @@ async def test_without_opentelemetry_nothing_is_loaded(autojump_clock, bench, mo
 
 async def same(number):
     return number
+
+
+async def test_an_attempt_that_does_not_stop_has_a_span_that_says_so(
+    autojump_clock, bench, spans
+) -> None:
+    @stage(deadline=1)
+    async def stubborn(number):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+
+    await bench.finish(Pipeline("crawl", [stubborn], grace=1), [1])
+    (span,) = named(spans, "stubborn")
+    assert "left behind" in span.status.description
+
+
+@pytest.mark.parametrize("moment", ["on_start", "on_end"])
+async def test_a_processor_that_raises_fails_no_item(
+    autojump_clock, bench, monkeypatch, caplog, moment
+) -> None:
+    class Bad(SimpleSpanProcessor):
+        def on_start(self, span, parent_context=None):
+            if moment == "on_start":
+                raise ZeroDivisionError
+
+        def on_end(self, span):
+            if moment == "on_end":
+                raise ZeroDivisionError
+
+    provider = TracerProvider()
+    provider.add_span_processor(Bad(InMemorySpanExporter()))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    result = await bench.finish(Pipeline("quiet", [stage(same)]), [1, 2, 3])
+    assert (result.status, result.stages[0].ok) == ("succeeded", 3)
+    assert caplog.text.count("the run is traced no further") == 1
+    provider.shutdown()

@@ -137,11 +137,12 @@ def test_a_resource_may_live_on_the_loop(tmp_path) -> None:
     told = []
 
     class Session:
+        def __init__(self) -> None:
+            self.loop = asyncio.get_running_loop()
+
         @classmethod
         async def open(cls):
-            session = cls()
-            session.loop = asyncio.get_running_loop()
-            return session
+            return cls()
 
         async def get(self, number):
             assert asyncio.get_running_loop() is self.loop

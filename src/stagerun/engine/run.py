@@ -146,7 +146,9 @@ class RunActor:
         hub.recorder.live[hub.ledger] = None
         again = "" if hub.ledger.generation == 1 else f", generation {hub.ledger.generation}"
         hub.log.info("run started: pipeline %s%s", hub.pipeline.name, again)
-        hub.tracing = Tracing.begin(hub.context, hub.id, hub.pipeline, hub.ledger.generation)
+        hub.tracing = Tracing.begin(
+            hub.context, hub.log, hub.id, hub.pipeline, hub.ledger.generation
+        )
         async with trio.open_nursery() as nursery:
             self.crew = crew = Crew(hub, self.source, nursery, postpone=self._postpone)
             try:

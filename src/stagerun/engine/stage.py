@@ -248,6 +248,8 @@ class StageActor(Settling):
         desk.left_behind = survivor = desk.survivor(thread=False)
         self.log.warning("%s does not stop; it is left behind, its worker is replaced", survivor)
         self.hub.leave_behind(survivor)
+        if self.hub.tracing is not None:
+            self.hub.tracing.abandon(desk)
         self.settle_all(desk, returned=False, value=None, error=None)
         self.dismiss(desk)
 

@@ -10,9 +10,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 from typing import Any
+
+from attrs import frozen
 
 __all__ = ["signals_heard"]
 
@@ -21,27 +22,38 @@ __all__ = ["signals_heard"]
 def signals_heard(hear: Callable[[], None]) -> Iterator[None]:
     """Call *hear* when SIGTERM or SIGINT comes, before whoever handled it until now.
 
-    Only in the main thread, the one that signals come to; elsewhere nothing is done.
+    Only in the main thread, the one that signals come to; elsewhere nothing is done. A handler
+    that was installed otherwise than from Python is left as it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    ours = {number: partial(_pass_on, hear, handler) for number, handler in before.items()}
-    for number, handler in ours.items():
-        signal.signal(number, handler)
+    ours = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if (before := signal.getsignal(number)) is not None:
+            ours[number] = _Heard(hear, before)
+            signal.signal(number, ours[number])
     try:
         yield
     finally:
         for number, handler in ours.items():
-            if signal.getsignal(number) is handler and before[number] is not None:
-                signal.signal(number, before[number])
+            standing: object = signal.getsignal(number)
+            if standing is handler:
+                signal.signal(number, handler.then)
 
 
-def _pass_on(hear: Callable[[], None], then: Any, number: int, frame: FrameType | None) -> None:
-    hear()
-    if callable(then):
-        then(number, frame)
-    elif then != signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
+@frozen(eq=False)
+class _Heard:
+    """A handler around another one."""
+
+    hear: Callable[[], None]
+    then: Any
+    """What handles the signal behind it; others look here for theirs."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.hear()
+        if callable(self.then):
+            self.then(number, frame)
+        elif self.then != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)

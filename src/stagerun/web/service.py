@@ -58,7 +58,7 @@ class Service:
         limits: What one request may take.
 
     Raises:
-        UsageError: Two pipelines have one name.
+        UsageError: Two pipelines have one name; or an argument is not of its kind.
         ValueError: The token is too short.
     """
 
@@ -73,6 +73,9 @@ class Service:
         insecure: bool = False,
         limits: Limits | None = None,
     ) -> None:
+        for name, given in (("hosts", hosts), ("origins", origins)):
+            if isinstance(given, str):
+                raise UsageError(f"{name} takes a list of texts, got {given!r}")
         self.database = Path(database).expanduser().absolute()
         self.pipelines = _by_name(pipelines)
         """What may be started by name."""
@@ -82,6 +85,7 @@ class Service:
         self._given = token
         self._token: str | None = None
         self._insecure = insecure
+        self._claimed = False
         self._runtime: Any = None
         self._pool: ReadingPool | None = None
         self._built = build(self, self.limits)
@@ -154,19 +158,28 @@ class Service:
             StoreError: The database cannot be opened, or was lost on the way.
             SettingError: An environment variable of stagerun's holds a bad value.
         """
-        if self._runtime is not None:
+        if self._claimed:
             raise UsageError("the service is open already: give its lifespan to one program only")
+        self._claimed = True
+        try:
+            async with self._opened():
+                yield self
+        finally:
+            self._claimed = False
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
         if not self._insecure:
             _ = self.token  # to be read before anything is started
         self.leaving = False
         async with _host()(self.database, pipelines=self.pipelines.values()) as runtime:
             self._runtime, self._pool = runtime, ReadingPool(self.database)
             try:
-                with signals_heard(self._leave):
+                with signals_heard(self.leave):
                     async with self._built.serving():
-                        yield self
+                        yield
             finally:
-                self._leave()
+                self.leave()
                 self._pool.close()
                 self._runtime = self._pool = None
 
@@ -177,7 +190,8 @@ class Service:
         else:
             await self.app(scope, receive, send)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Hear that the program is about to end: streams end by themselves. Any thread."""
         self.leaving = True
 
     def _asked(self) -> str | None:
