@@ -77,7 +77,14 @@ class Overview:
         )
 
     async def healthz(self, _request: Request) -> Response:
-        """Answer that the process serves; whoever restarts it asks this."""
+        """Answer that the process serves; whoever restarts it asks this.
+
+        Only a new process helps one whose runtime has ended while the server goes on.
+        """
+        try:
+            _ = self._backend.runtime
+        except RuntimeClosedError:
+            return answer({"status": "ended"}, 503)
         return answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:

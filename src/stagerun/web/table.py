@@ -177,8 +177,8 @@ def operations(backend: Backend, limits: Limits, events: Events) -> tuple[Operat
             path="/healthz",
             handler=overview.healthz,
             access="open",
-            about="200 while the process serves.",
-            answers={200: "Health"},
+            about="200 while the process serves; 503 when its runtime has ended before it.",
+            answers={200: "Health", 503: "Health"},
         ),
         Operation(
             path="/readyz",
