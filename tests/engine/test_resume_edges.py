@@ -112,3 +112,40 @@ async def test_cancelling_a_queued_run_is_on_disk_when_it_returns(bench: Bench) 
     await second.cancel("not now")
     assert bench.sql("SELECT status FROM generations WHERE run = 2") == [("cancelled",)]
     assert bench.sql("SELECT status FROM stages WHERE run = 2") == [("skipped",)]
+
+
+async def test_an_item_that_two_stages_had_in_hand_at_a_death_runs_once_in_each(
+    bench: Bench,
+) -> None:
+    held, ran = trio.Event(), list[tuple[str, int]]()
+
+    @stage(workers=3)
+    async def first(number: int) -> int:
+        if not held.is_set():
+            await trio.sleep_forever()
+        ran.append(("first", number))
+        return number
+
+    @stage(workers=3)
+    async def second(number: int) -> int:
+        ran.append(("second", number))
+        return number
+
+    pipeline = Pipeline("twice", [first, second], grace=1)
+    run = await bench.runtime.start(pipeline, [1, 2, 3])
+    await trio.sleep(1)
+    await run.cancel()
+    await run.wait()
+    # A process that died just after an item had gone from one stage to the next, and before that
+    # was on the disk, had it in hand in both.
+    (number,) = bench.sql("SELECT run FROM runs")[0]
+    bench.sql("DELETE FROM items WHERE run = ?", number)
+    bench.sql("DELETE FROM failures WHERE run = ?", number)
+    bench.sql("UPDATE stages SET cancelled = 0 WHERE run = ?", number)
+    for index in (0, 1):
+        bench.sql("INSERT INTO deaths VALUES (?, ?, 2, 1, 2, 1)", number, index)
+    held.set()
+    again = await run.resume()
+    result = await again.wait()
+    assert (result.status, result.message) == ("succeeded", "all work is done")
+    assert sorted(ran) == sorted((name, n) for name in ("first", "second") for n in (1, 2, 3))

@@ -120,7 +120,9 @@ def finished(database: Path, keys: list[str]) -> bool:
         f" WHERE r.request_key IN ({','.join('?' * len(keys))})",
         *keys,
     )
-    return [status for (status,) in found] == ["succeeded"] * len(keys)
+    statuses = [status for (status,) in found]
+    assert {*statuses} <= {"queued", "running", "interrupted", "succeeded"}, statuses
+    return statuses == ["succeeded"] * len(keys)
 
 
 def rows(database: Path, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
