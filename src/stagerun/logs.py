@@ -294,9 +294,13 @@ def _stack(record: logging.LogRecord) -> list[str]:
     except Exception as failure:  # noqa: BLE001 - so may their exceptions
         text = f"{type(error).__qualname__} (no stack: {type(failure).__name__})"
     if len(text) > STACK_LIMIT:
-        half = STACK_LIMIT // 2
-        text = f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-    return redacted(text).rstrip("\n").split("\n")
+        half, left_out = STACK_LIMIT // 2, len(text) - STACK_LIMIT
+        first = redacted(text[: half + _BEYOND])[:half]
+        last = redacted(text[-half - _BEYOND :])[-half:]
+        text = f"{first}\n… {left_out} characters left out …\n{last}"
+    else:
+        text = redacted(text)
+    return text.rstrip("\n").split("\n")
 
 
 def _one_line(text: str) -> str:

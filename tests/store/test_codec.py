@@ -61,6 +61,20 @@ def test_words_about_anything_can_be_stored(value: Any) -> None:
     assert "\0" not in text
 
 
+@given(st.text(st.characters(), max_size=50))
+def test_a_text_is_storable_as_it_is_unless_no_database_takes_it(text: str) -> None:
+    stored = codec.storable(text)
+    assert codec.storable(stored) == stored
+    refused = "\0" in text or any("\ud800" <= each <= "\udfff" for each in text)
+    assert (stored != text) == refused
+
+
+@pytest.mark.parametrize("text", ["session_id=42", "password=hunter2", "x" * 10_000])
+def test_secrets_and_long_texts_are_storable_as_they_are(text: str) -> None:
+    assert codec.storable(text) == text
+    assert codec.words(text) != text
+
+
 def test_long_words_are_cut_and_say_so() -> None:
     text = codec.words("x" * 10_000, 100)
     assert text == "x" * 100 + "… [9900 more characters cut]"

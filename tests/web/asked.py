@@ -64,6 +64,7 @@ async def ask(
     token: str | None = None,
     root_path: str = "",
     receive: Callable[[], Any] | None = None,
+    http_version: str = "1.1",
 ) -> Answer:
     """Call an ASGI program once; nothing between checks or mends what is sent."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
@@ -78,7 +79,7 @@ async def ask(
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
-        "http_version": "1.1",
+        "http_version": http_version,
         "method": method,
         "scheme": "http",
         "path": root_path + path,

@@ -80,13 +80,16 @@ class Database:
         return self.event(status, "run", run=run)
 
     def resume(self, *, run: int = 1) -> None:
+        self.open_generation(run=run)
+        self.event("running", "run", run=run)
+
+    def open_generation(self, *, run: int = 1) -> None:
         self.connection.execute("UPDATE runs SET generation = generation + 1 WHERE run = ?", (run,))
         self.connection.execute(
             "INSERT INTO generations (run, generation, status, created_at, started_at, updated_at)"
             " SELECT run, generation, 'running', 9, 9, 9 FROM runs WHERE run = ?",
             (run,),
         )
-        self.event("running", "run", run=run)
 
     def delete(self, *, run: int = 1) -> None:
         for table in ("events", "generations", "runs"):

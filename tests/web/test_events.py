@@ -164,6 +164,71 @@ async def test_a_stream_goes_on_with_the_generation_that_a_resume_opens(tmp_path
         assert [frame["data"]["generation"] for frame in client.frames] == [1, 2, 2]
 
 
+@pytest.mark.parametrize("look", [0.25, 0.001])
+async def test_a_stream_ends_with_its_generation_however_soon_that_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: float
+) -> None:
+    monkeypatch.setattr("stagerun.web.tails._LOOK", look)
+    async with database(tmp_path) as db, served(db.path) as service:
+        db.run()
+        db.event()
+        async with service.client() as first, service.client() as beside:
+            await first.until(1)
+            await beside.until(1)
+            db.connection.execute("BEGIN IMMEDIATE")  # nobody can look in between
+            end = db.end("failed")
+            db.resume()
+            db.event("of the second generation")
+            db.connection.execute("COMMIT")
+            with trio.fail_after(5):
+                await first.over.wait()
+                await beside.over.wait()
+        assert first.ended
+        assert first.ids == beside.ids == list(range(1, end + 1))
+        async with service.client(last=end) as second, service.client() as whole:
+            await second.until(end + 2)
+            assert not second.over.is_set()
+            last = db.end()
+            with trio.fail_after(5):
+                await second.over.wait()
+                await whole.over.wait()
+        assert second.ids == list(range(end + 1, last + 1))
+        assert whole.ids == list(range(1, last + 1))  # it came while the second one was current
+        assert (await service.read(last=last)).status == 204
+
+
+async def test_a_generation_that_has_said_nothing_yet_is_waited_for(tmp_path: Path) -> None:
+    async with database(tmp_path) as db, served(db.path) as service:
+        db.run()
+        async with service.client() as first:
+            end = db.end("failed")
+            await first.until(end)
+            await first.over.wait()
+            await service.events.tails.look()  # nobody listens: what it knew is forgotten
+        with service.events.tails.listening(1, end):  # somebody does, who knows of the end only
+            await service.events.tails.look()
+            db.open_generation()
+            async with service.client(last=end) as second:
+                db.event("at last")
+                await second.until(end + 1)
+                assert not second.over.is_set()
+
+
+async def test_a_page_of_many_generations_is_sent_whole_to_whoever_begins_behind_them(
+    tmp_path: Path,
+) -> None:
+    async with database(tmp_path) as db, served(db.path) as service:
+        db.run()
+        ends = []
+        for _ in range(5):
+            ends.append(db.end("failed"))
+            db.resume()
+        last = db.end()
+        for start in (None, 0, ends[0] - 1, ends[2], ends[4]):
+            client = await service.read(last=start)
+            assert client.ids == list(range((start or 0) + 1, last + 1))
+
+
 async def test_whoever_misses_deleted_events_gets_the_runs_document_first(tmp_path: Path) -> None:
     async with database(tmp_path) as db, served(db.path) as service:
         db.run()

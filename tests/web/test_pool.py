@@ -1,16 +1,20 @@
 """Asking beside a runtime: bounded, from one state, and never waiting for the writer."""
 
+import asyncio
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trio
 import trio.testing
 
 from stagerun.engine.asking import Pause
 from stagerun.errors import StoreError, UsageError
+from stagerun.store import talk
 from stagerun.store.opening import connect
 from stagerun.store.pool import ReadingPool, TooSlowError
 from stagerun.store.transaction import Statement, Unit
@@ -113,7 +117,7 @@ async def test_a_dialogue_asks_writes_and_pauses(path: Path) -> None:
 async def test_a_dialogue_gives_up_on_a_database_that_stays_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stagerun.store.pool._PATIENCE", 0.1)
+    monkeypatch.setattr("stagerun.store.talk._PATIENCE", 0.1)
     pool, other = ReadingPool(path), connect(path)
     other.execute("BEGIN IMMEDIATE")
 
@@ -151,9 +155,101 @@ async def test_a_closed_pool_can_be_used_again(path: Path) -> None:
         assert pool._readers._idle == []
 
 
-def test_it_works_under_asyncio(path: Path) -> None:
-    import asyncio
+async def _leave(called: Any, begun: threading.Event, ended: threading.Event) -> None:
+    """Call, and be cancelled once it has begun; the thread is then soon at its end, too."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(called)
+        assert await anyio.to_thread.run_sync(begun.wait, 5)
+        group.cancel_scope.cancel()
+    assert await anyio.to_thread.run_sync(ended.wait, 5)
 
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_whoever_is_cancelled_goes_at_once_and_so_does_the_question(
+    path: Path, backend: str
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(connection: sqlite3.Connection) -> None:
+        begun.set()
+        try:
+            connection.execute(ENDLESS).fetchone()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        pool = ReadingPool(path, size=1, deadline=60)
+
+        async def ask() -> None:
+            await pool.ask(endless)
+            raise AssertionError
+
+        await _leave(ask, begun, ended)
+        with anyio.fail_after(5):
+            assert await pool.ask(count) == 0
+        pool.close()
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_whoever_is_cancelled_while_others_lock_the_database_goes_at_once(
+    path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagerun.store.talk._PATIENCE", 60)
+    tried, ended = threading.Event(), threading.Event()
+    written = talk.write
+
+    def write(connection: Any, unit: Unit, place: Path, rest: Any) -> Any:
+        def resting(seconds: float) -> bool:
+            tried.set()
+            return bool(rest(seconds))
+
+        try:
+            return written(connection, unit, place, resting)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("stagerun.store.pool.write", write)
+
+    def dialogue() -> Any:
+        return (yield label(1))
+
+    async def main() -> None:
+        pool, other = ReadingPool(path), connect(path)
+        other.execute("BEGIN IMMEDIATE")
+
+        async def hold() -> None:
+            await pool.hold(dialogue())
+            raise AssertionError
+
+        await _leave(hold, tried, ended)
+        with anyio.fail_after(5):
+            other.execute("ROLLBACK")
+            assert await pool.ask(count) == 0  # and it is not written later
+            assert tuple(await pool.hold(dialogue())) == (1,)
+        other.close()
+        pool.close()
+
+    anyio.run(main, backend=backend)
+
+
+def test_a_timeout_of_asyncio_itself_ends_a_question_as_well(path: Path) -> None:
+    pool = ReadingPool(path, size=1, deadline=60)
+
+    async def main() -> float:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await pool.ask(lambda c: c.execute(ENDLESS).fetchone())
+        began = time.monotonic()
+        assert await pool.ask(count) == 0
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 5
+    pool.close()
+
+
+def test_it_works_under_asyncio(path: Path) -> None:
     pool = ReadingPool(path)
 
     def dialogue() -> Any:

@@ -17,6 +17,7 @@ STEPS = st.lists(
         st.tuples(st.just("delete"), st.integers(0, 99)),
         st.tuples(st.just("cut"), st.integers(0, 60_000)),
         st.tuples(st.just("resume"), st.just(0)),
+        st.tuples(st.just("turn"), st.integers(0, 60_000)),
     ),
     min_size=1,
     max_size=12,
@@ -49,6 +50,9 @@ async def _try(folder: Path, steps: list[tuple[str, int]], connected: int) -> No
                 # Some of the steps happen while the client listens, the others before it is back.
                 during = 0 if place % 4 > connected else number % 50 + 1
                 raw = await _listen(db, service, last, cut=number, during=during)
+                last = _take(raw, seen, last)
+            elif step == "turn":
+                raw = await _past_an_end(db, service, last, cut=number)
                 last = _take(raw, seen, last)
             else:
                 _do(db, step, number)
@@ -88,6 +92,23 @@ async def _listen(
         with trio.fail_after(20):
             while len(client.raw) < cut and max([*client.ids, last or 0]) < end + during:
                 await _more(client)
+    return client.raw[:cut]
+
+
+async def _past_an_end(db: Database, service: Served, last: int | None, *, cut: int) -> bytes:
+    """Listen while the run ends and is resumed at once; the stream ends with that generation."""
+    async with service.client(last=last) as client:
+        for _ in range(cut % 4):  # it may have come far, or not have begun
+            await _more(client)
+        begun, ((end,),) = client.status, db.connection.execute("SELECT events + 1 FROM runs")
+        _do(db, "resume", 0)
+        _do(db, "write", cut % 50 + 1)
+        with trio.fail_after(20):
+            while begun and not client.over.is_set():
+                await _more(client)
+    if begun:
+        assert client.ended
+        assert [last, *client.ids][-1] == end, "it did not end with its generation"
     return client.raw[:cut]
 
 

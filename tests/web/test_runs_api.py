@@ -47,6 +47,25 @@ async def test_a_run_is_started_shown_and_listed(tmp_path: Path) -> None:
         assert (await api.get(f"/runs/{document['id'][:8]}")).json["id"] == document["id"]
 
 
+async def test_labels_and_keys_that_look_like_secrets_are_labels_and_keys(tmp_path: Path) -> None:
+    labels, key = {"session_id": "42", "password=": "hunter2"}, "sync-session_id=42"
+    async with serving(tmp_path) as api:
+        native = await api.backend.runtime.start(doubling, [1], labels=labels, key=key)
+        body = {"pipeline": "doubling", "items": [1], "labels": labels}
+        again = await api.post("/runs", {**body, "key": key})
+        assert (again.status, again.json["id"], again.json["labels"]) == (200, native.id, labels)
+        there = {**JSON, "Idempotency-Key": "token=abc"}
+        run = (await api.post("/runs", body, headers=there)).json["id"]
+        for query in ("label=session_id:42", "label=password%3D:hunter2"):
+            found = (await api.get("/runs", query)).json["runs"]
+            assert {each["id"] for each in found} == {native.id, run}
+        assert (await api.get("/runs", "pipeline=password%3Dx")).json["runs"] == []
+        odd = {**body, "labels": {"a": "\0"}}
+        assert (await api.post("/runs", odd)).status == 422
+        with pytest.raises(UsageError, match="cannot be stored"):
+            await api.backend.runtime.start(doubling, [1], labels={"\ud800": "a"})
+
+
 async def test_a_pipelines_own_source_is_used_where_no_items_are_given(tmp_path: Path) -> None:
     async with serving(tmp_path) as api:
         run = (await api.post("/runs", {"pipeline": "counting"})).json["id"]

@@ -77,9 +77,10 @@ async def visit(api: Api, method: str, path: str, **options: Any) -> Answer:
         {"headers": {"x-forwarded-for": "127.0.0.1", **JSON}},
         {"headers": {"forwarded": "for=127.0.0.1", **JSON}},
         {"headers": {"via": "1.1 proxy", **JSON}},
+        {"http_version": "1.0"},
         {"headers": {"sec-fetch-site": "cross-site"}},
     ],
-    ids=["host", "far", "socket", "name", "x-forwarded", "forwarded", "via", "page"],
+    ids=["host", "far", "socket", "name", "x-forwarded", "forwarded", "via", "old", "page"],
 )
 @pytest.mark.parametrize("token", ["none", "wrong", "empty", "twice"])
 async def test_beyond_this_machine_every_route_asks_for_the_token(
@@ -115,6 +116,18 @@ async def test_on_this_machine_reading_needs_no_token_and_changing_does(
     for method, path in ROUTES:
         answer = await visit(doors, method, path, client=client)
         assert (answer.status == 401) == (method == "POST"), path
+
+
+async def test_reading_on_this_machine_needs_the_token_too_where_that_is_wanted(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, reads_need_token=True) as api:
+        for method, path in ROUTES:
+            answer = await visit(api, method, path)
+            assert (answer.status == 401) == (path not in OPEN), path
+            assert (await visit(api, method, path, token=TOKEN)).status != 401, path
+    async with serving(tmp_path, reads_need_token=True, token=lambda: None) as api:
+        assert (await api.get("/runs")).status == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "post", "get", "X" * 100])

@@ -17,6 +17,7 @@ from attrs import frozen
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.rules.story import summary
 from stagerun.store import requests, starting
+from stagerun.store.codec import words
 from stagerun.store.documents import run_document
 from stagerun.store.driver import Question
 from stagerun.store.story import blocks, story
@@ -132,10 +133,10 @@ def _ask_owner(
 
 
 def in_words(body: Mapping[str, Any]) -> str:
-    """Return the reason of a request and who gave it, as one sentence."""
+    """Return the reason of a request and who gave it, as one sentence without secrets."""
     reason = body.get("reason") or "cancelled by request"
     by = body.get("by")
-    return f"{reason} (asked by {by})" if by else str(reason)
+    return words(f"{reason} (asked by {by})" if by else reason)
 
 
 def _answer(

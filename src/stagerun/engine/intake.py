@@ -103,7 +103,7 @@ def _check_texts(texts: Mapping[str, Any], labels: Any) -> None:
             raise UsageError(f"labels must be text to text, got {name!r}: {value!r}")
     pairs = [*texts.items(), *(("a label", text) for pair in labels.items() for text in pair)]
     for what, text in pairs:
-        if text is not None and codec.words(text, len(text)) != text:
+        if text is not None and codec.storable(text) != text:
             raise UsageError(f"{what} holds characters that cannot be stored: {text!r}")
 
 

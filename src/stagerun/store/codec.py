@@ -21,6 +21,7 @@ __all__ = [
     "error_name",
     "fingerprint",
     "finite",
+    "storable",
     "words",
 ]
 
@@ -77,6 +78,11 @@ def words(value: object, limit: int = TEXT_LIMIT) -> str:
     length, text = len(text), redacted(text[: limit + _BEYOND])
     if length > limit:
         text = f"{text[:limit]}… [{length - limit} more characters cut]"
+    return storable(text)
+
+
+def storable(text: str) -> str:
+    """Return *text* so that it can be stored; the same text when it can be as it is."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 

@@ -346,16 +346,19 @@ def _plain(encoded: bytes) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            name: PUT
-            if is_secret_name(name) and not isinstance(each, dict | list)
-            else _shown(each)
-            for name, each in value.items()
-        }
-    if isinstance(value, list):
-        return [_shown(each) for each in value]
-    return redacted(value) if isinstance(value, str) else value
+    """Hide all that stands below a secret name, and the second of a pair whose first is one."""
+    match value:
+        case dict():
+            return {
+                name: PUT if is_secret_name(name) else _shown(each) for name, each in value.items()
+            }
+        case [str(name), _] if is_secret_name(name):
+            return [name, PUT]
+        case list():
+            return [_shown(each) for each in value]
+        case str():
+            return redacted(value)
+    return value
 
 
 def iso(microseconds: int | None) -> str | None:

@@ -3,7 +3,8 @@
 It is for whoever serves many at once. A question is answered in a thread, from one committed state;
 so it waits neither for the writer nor for the event loop of the runtime, and one that takes too
 long is cut. Requests to the owners of runs (the dialogues of ``engine/asking.py``) are held in the
-same way, and work for runs of every process. Works under asyncio and under trio.
+same way, and work for runs of every process. Whoever is cancelled goes at once, and its thread as
+soon as it looks. Works under asyncio and under trio.
 """
 
 import sqlite3
@@ -11,23 +12,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from stagerun.errors import StoreError
-from stagerun.store.driver import Question, is_passing
-from stagerun.store.opening import check_path, connect, explain, read_only
-from stagerun.store.transaction import Transaction, Unit, execute
+from stagerun.store.driver import Question
+from stagerun.store.opening import check_path, explain, read_only
+from stagerun.store.talk import answer, hold, write, writer
+from stagerun.store.transaction import Unit
 
 __all__ = ["ReadingPool", "TooSlowError"]
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _LOOK = 10_000
 """Steps of SQLite's machine between two looks at the clock: about a millisecond."""
-_PATIENCE = 5.0
-"""Seconds that another program may keep the database locked before a request is given up."""
-_RETRY = 0.005
 _File = tuple[int, int]
 """Which file it is: device and inode."""
 _DIALOGUES = 16
@@ -38,13 +39,6 @@ _HELD_WITHIN = 12.0
 
 class TooSlowError(StoreError):
     """A question was cut, or never asked, because others and it took too long."""
-
-
-class _Pause(Protocol):
-    """``engine.asking.Pause``, which this room does not know by name."""
-
-    @property
-    def seconds(self) -> float: ...
 
 
 class ReadingPool:
@@ -69,7 +63,7 @@ class ReadingPool:
         self._threads = anyio.CapacityLimiter(size + 1)  # never the host's own forty
         self._readers = _Shelf(self.path, self._open_reader)
         self._writing = anyio.Lock()
-        self._writers = _Shelf(self.path, lambda: connect(self.path, patience=_PATIENCE))
+        self._writers = _Shelf(self.path, lambda: writer(self.path))
         self._talks = anyio.Semaphore(_DIALOGUES)
 
     async def ask(self, question: Question[T]) -> T:
@@ -80,10 +74,8 @@ class ReadingPool:
             StoreError: The database cannot be read.
             TooSlowError: It took longer than the deadline.
         """
-        import anyio  # noqa: PLC0415 - as above
-
         async with self._a_turn(self._turns, self._deadline):
-            return await anyio.to_thread.run_sync(self._answer, question, limiter=self._threads)
+            return await self._in_thread(self._answered, question)
 
     async def hold(self, dialogue: Generator[Any, Any, T]) -> T:
         """Hold a dialogue with the owner of a run to its end, and return what it comes to.
@@ -97,7 +89,7 @@ class ReadingPool:
 
         async with self._a_turn(self._talks, self._deadline):
             with anyio.move_on_after(_HELD_WITHIN):
-                return await self._hold(dialogue)
+                return await hold(dialogue, ask=self.ask, write=self._write, sleep=anyio.sleep)
         raise TooSlowError(f"the run's owner was asked for {_HELD_WITHIN:.0f} s in vain")
 
     def close(self) -> None:
@@ -118,40 +110,43 @@ class ReadingPool:
         finally:
             turns.release()
 
-    async def _hold(self, dialogue: Generator[Any, Any, T]) -> T:
+    async def _write(self, unit: Unit) -> Any:
+        async with self._writing:
+            return await self._in_thread(self._written, unit)
+
+    async def _in_thread(self, function: Callable[[A, threading.Event], T], argument: A) -> T:
+        """Call *function* in a thread; one whose caller has gone hears it, and gives up.
+
+        The caller does not wait for that: its thread may just then wait for a lock in SQLite.
+        """
         import anyio  # noqa: PLC0415 - as above
 
-        result: Any = None
-        while True:
-            try:
-                step: Unit | Question[Any] | _Pause = dialogue.send(result)
-            except StopIteration as stop:
-                answer: T = stop.value
-                return answer
-            if isinstance(step, Unit):
-                async with self._writing:
-                    result = await anyio.to_thread.run_sync(
-                        self._write, step, limiter=self._threads
-                    )
-            elif callable(step):
-                result = await self.ask(step)
-            else:
-                await anyio.sleep(step.seconds)
-                result = None
+        left = threading.Event()
+        call = partial(function, argument, left)
+        try:
+            return await anyio.to_thread.run_sync(
+                call, limiter=self._threads, abandon_on_cancel=True
+            )
+        finally:
+            left.set()
 
     # -- in a thread ----------------------------------------------------------------------------
 
-    def _answer(self, question: Question[T]) -> T:
+    def _answered(self, question: Question[T], left: threading.Event) -> T:
         until = time.monotonic() + self._deadline
-        with self._readers.lent() as connection:
-            connection.set_progress_handler(lambda: time.monotonic() > until, _LOOK)
+
+        def bounded(connection: sqlite3.Connection) -> T:
+            connection.set_progress_handler(
+                lambda: left.is_set() or time.monotonic() > until, _LOOK
+            )
             try:
-                connection.execute("BEGIN")
-                try:
-                    return question(connection)
-                finally:
-                    connection.set_progress_handler(None, 0)
-                    connection.execute("COMMIT")
+                return question(connection)
+            finally:
+                connection.set_progress_handler(None, 0)
+
+        with self._readers.lent() as connection:
+            try:
+                return answer(connection, bounded)
             except sqlite3.Error as error:
                 if error.sqlite_errorname == "SQLITE_INTERRUPT":
                     raise TooSlowError(
@@ -164,16 +159,9 @@ class ReadingPool:
         connection.execute(f"PRAGMA busy_timeout = {int(self._deadline * 1_000):d}")
         return connection
 
-    def _write(self, unit: Unit) -> Any:
-        until = time.monotonic() + _PATIENCE
+    def _written(self, unit: Unit, left: threading.Event) -> Any:
         with self._writers.lent() as connection:
-            while True:
-                try:
-                    return execute(connection, Transaction((unit,))).guards[0]
-                except sqlite3.Error as error:
-                    if not is_passing(error) or time.monotonic() > until:
-                        raise StoreError(explain(error, self.path)) from error
-                    time.sleep(_RETRY)
+            return write(connection, unit, self.path, left.wait)
 
 
 class _Shelf:

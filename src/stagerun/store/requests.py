@@ -14,6 +14,7 @@ from typing import Any
 from attrs import frozen
 
 from stagerun.model.status import Cause, Ending, Status
+from stagerun.store.codec import words
 from stagerun.store.documents import find_run
 from stagerun.store.driver import Question
 from stagerun.store.transaction import Statement, Unit
@@ -72,15 +73,16 @@ class Standing:
 def file(at: Standing, kind: str, body: Mapping[str, Any], now: int) -> Unit:
     """Return the unit that files a request; refused when the generation has ended by now.
 
-    Its guard returns the request's number.
+    Its guard returns the request's number. No secret in the texts of its body is stored.
     """
+    told = {name: words(each) if isinstance(each, str) else each for name, each in body.items()}
     return Unit(
         Statement(
             "INSERT INTO requests (run, generation, kind, body, asked_at)"
             " SELECT run, generation, ?, ?, ? FROM generations"
             " WHERE run = ? AND generation = ? AND status IN ('queued', 'running')"
             " RETURNING request",
-            (kind, json.dumps(dict(body)), now, at.run, at.generation),
+            (kind, json.dumps(told), now, at.run, at.generation),
         )
     )
 

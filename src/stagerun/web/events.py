@@ -178,7 +178,7 @@ class _Stream(Response):
         address, _ = scope.get("client") or ("", 0)
         with self._events.admitted(address) as served:
             await self._look()
-            if not self._data and self._over():
+            if not self._data and self._reader.over():
                 nothing = Response(status_code=204, headers=_HEADERS)
                 await nothing(scope, receive, send)
                 return
@@ -207,17 +207,12 @@ class _Stream(Response):
             while True:
                 if self._data and not await self._take(send, self._body()):
                     return False
-                if self._events.leaving or tail.gone or self._over(tail):
+                if self._events.leaving or tail.gone or reader.over(tail):
                     return True
                 try:
                     self._data = await self._next(tail)
                 except UsageError:  # the run has just been deleted
                     return True
-
-    def _over(self, tail: Tail | None = None) -> bool:
-        """Whether the client has all, and the run has ended."""
-        reader = self._reader
-        return reader.seq == reader.final or (tail is not None and reader.seq == tail.final)
 
     async def _next(self, tail: Tail) -> bytes:
         """Return the next frames, or a sign of life; nothing when it is to be looked again."""

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from stagerun.store.codec import words
+from stagerun.store.codec import storable
 from stagerun.web.backend import Limits
 from stagerun.web.bodies import Field
 from stagerun.web.runs import KEY
@@ -84,7 +84,7 @@ def _list(value: Any, most: int) -> str | None:
 def _labels(value: Any) -> str | None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         return "must be an object of texts, {...}"
-    fine = all(name and words(name, 10**6) == name for name in value)
+    fine = all(name and storable(name) == name for name in value)
     return None if fine else "must have names that are not empty and can be stored"
 
 

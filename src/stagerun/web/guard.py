@@ -70,6 +70,8 @@ class Guard:
         hosts: The names under which it may be asked, without a port; ``"*"``: any.
         origins: Foreign pages that may ask, ``https://example.org``.
         token: Gives what must be shown; None: nothing must.
+        reads_need_token: Whether it must be shown for reading on this machine, too: where other
+            users of it are not to read, or where something before it hides who asks.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Guard:
         hosts: Iterable[str] = _LOOPBACK_NAMES,
         origins: Iterable[str] = (),
         token: Callable[[], str | None],
+        reads_need_token: bool = False,
     ) -> None:
         self._app = app
         self._hosts = {host.lower().rstrip(".") for host in hosts}
         self._origins = {origin.lower().rstrip("/") for origin in origins}
         self._token = token
+        self._reads_need_token = reads_need_token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be an ASGI program."""
@@ -141,8 +145,9 @@ class Guard:
         known = asked is None or headers.shows(asked)
         if changes and not known:
             raise unknown(headers.bearers)
-        local = _is_loopback(scope) and host in _LOOPBACK_NAMES and not headers.forwarded
-        return Visitor(known=known, reads=known or (local and own_page))
+        local = _is_loopback(scope) and host in _LOOPBACK_NAMES
+        free = local and own_page and not self._reads_need_token
+        return Visitor(known=known, reads=known or (free and not _passed_on(scope, headers)))
 
     def _host(self, headers: "_Headers") -> str:
         given = headers.all(b"host")
@@ -202,7 +207,7 @@ class _Headers:
 
     @property
     def forwarded(self) -> bool:
-        """Whether somebody has passed the request on: then its client is not whom we see."""
+        """Whether they say that somebody has passed the request on."""
         return any(name.startswith(_PASSED_ON) for name, _ in self._raw)
 
     @property
@@ -217,6 +222,15 @@ def _from_own_page(headers: _Headers) -> bool:
     if any(site not in ("same-origin", "none") for site in sites):
         return False
     return all(origin.partition("://")[2].lower() == hosts[0].lower() for origin in origins)
+
+
+def _passed_on(scope: Scope, headers: _Headers) -> bool:
+    """Whether somebody has passed the request on: then its client is not whom we see.
+
+    No browser speaks HTTP/1.0. nginx does as long as nobody sets it up: it then sends no header
+    that would tell, and gives the address of the service as the host that is asked for.
+    """
+    return headers.forwarded or scope.get("http_version") == "1.0"
 
 
 def _is_loopback(scope: Scope) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 from attrs import frozen
 from starlette.requests import Request
 
-from stagerun.store.codec import words
+from stagerun.store.codec import storable, words
 from stagerun.web.problems import Problem
 
 __all__ = ["Choices", "Labels", "Number", "Parameter", "Text", "read_query"]
@@ -94,7 +94,7 @@ class Text:
     def read(self, given: Sequence[str]) -> str | None:
         """See ``Parameter``."""
         value = _single(self.name, given)
-        if value is not None and (len(value) > self.most or words(value, self.most) != value):
+        if value is not None and (len(value) > self.most or storable(value) != value):
             why = f"must be at most {self.most} characters that can be stored"
             raise refused(self.name, f"{why}, got {_short(value)}", "query")
         return value or None
@@ -146,7 +146,7 @@ class Labels:
         found: dict[str, str] = {}
         for pair in given:
             name, colon, value = pair.partition(":")
-            if not name or not colon or words(pair, 1_000) != pair:
+            if not name or not colon or storable(pair) != pair:
                 raise refused(self.name, f"must be name:value, got {_short(pair)}", "query")
             if found.setdefault(name, value) != value:
                 raise refused(self.name, f"gives {_short(name)} twice: no run has both", "query")

@@ -1,6 +1,6 @@
 """One client's way through the events of a run: where it stands, and what comes next."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -8,8 +8,8 @@ from attrs import frozen
 from stagerun.store.documents import run_document
 from stagerun.store.driver import Question
 from stagerun.store.feed import Feed, feed, run_number
-from stagerun.web.frames import chunk_of, frame, reset
-from stagerun.web.tails import PAGE, Tail
+from stagerun.web.frames import Chunk, chunk_of, frame, reset
+from stagerun.web.tails import PAGE, Tail, endings, to_an_end
 
 __all__ = ["Reader"]
 
@@ -50,6 +50,11 @@ class Reader:
         """The number of the last event when it was read."""
         self.final: int | None = None
         """The number of the last event, if the run had ended by then."""
+        self.complete = False
+        """Whether the end has been given of the generation that was current at the beginning, or
+        of a later one. Whoever wants the next one, too, comes back for it."""
+        self._generation = 0
+        """The one that was current at the beginning."""
         self._told = -1 if after is None else 0
         """The client knows that events up to this one may be missing; -1: it knows nothing yet."""
 
@@ -68,8 +73,10 @@ class Reader:
         if page.document is not None or self._told < 0:
             self._told = page.feed.first_kept - 1
         events = page.feed.events
-        chunk = chunk_of(map(frame, events), after=page.after)
-        self.seq = chunk.seq
+        self._generation = self._generation or page.feed.generation
+        ends = endings(events)
+        chunk = chunk_of(to_an_end(map(frame, events), ends), after=page.after)
+        self._given(chunk, ends)
         if len(events) < PAGE and (not events or chunk.seq == events[-1].seq):
             self.seq = page.feed.last
         self.last = page.feed.last
@@ -81,8 +88,17 @@ class Reader:
         chunk = tail.after(self.seq)
         if chunk is None:
             return await self.from_store()
-        self.seq = chunk.seq
+        self._given(chunk, tail.ends)
         return chunk.data
+
+    def over(self, tail: Tail | None = None) -> bool:
+        """Whether nothing more is to come, by what was read here or for all who listen."""
+        known = tail is not None and tail.generation >= self._generation
+        return self.complete or self.seq in (self.final, tail.final if tail and known else None)
+
+    def _given(self, chunk: Chunk, ends: Mapping[int, int]) -> None:
+        self.seq = chunk.seq
+        self.complete = ends.get(chunk.seq, 0) >= self._generation
 
     def _question(self) -> Question[_Page]:
         identifier, seq, told = self._identifier, self.seq, self._told

@@ -55,6 +55,8 @@ class Service:
         origins: Web pages of other origins that may ask, ``https://example.org``; none by default.
         insecure: Whether no token is asked for, because the program that this is mounted in, or
             what stands before it, lets only those through who may do everything.
+        reads_need_token: Whether reading on this machine needs the token, too: where other users
+            of it are not to read, or where a proxy that says nothing stands before the program.
         limits: What one request may take.
 
     Raises:
@@ -71,6 +73,7 @@ class Service:
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
         insecure: bool = False,
+        reads_need_token: bool = False,
         limits: Limits | None = None,
     ) -> None:
         for name, given in (("hosts", hosts), ("origins", origins)):
@@ -90,7 +93,11 @@ class Service:
         self._pool: ReadingPool | None = None
         self._built = build(self, self.limits)
         guard = Guard(
-            self._built.app, hosts=(*LOOPBACK, *hosts), origins=origins, token=self._asked
+            self._built.app,
+            hosts=(*LOOPBACK, *hosts),
+            origins=origins,
+            token=self._asked,
+            reads_need_token=reads_need_token,
         )
         self.app: ASGIApp = guard
         """The API and the dashboard, to be mounted."""

@@ -6,7 +6,7 @@ falls behind the ring reads from the database again.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any, Final
@@ -16,12 +16,13 @@ from attrs import define, field
 
 from stagerun.errors import StoreError, UsageError
 from stagerun.logs import RunLog
+from stagerun.model.status import Status
 from stagerun.store.driver import Question
-from stagerun.store.feed import Feed, feed
+from stagerun.store.feed import Feed, FeedEvent, feed
 from stagerun.store.pool import ReadingPool
 from stagerun.web.frames import Chunk, Frame, chunk_of, frame
 
-__all__ = ["PAGE", "Tail", "Tails"]
+__all__ = ["PAGE", "Tail", "Tails", "endings", "to_an_end"]
 
 PAGE: Final = 256
 """Events that are read at once."""
@@ -35,6 +36,21 @@ _CHUNKS: Final = 16
 """Places of listeners for which what comes next is kept joined."""
 _AT_ONCE: Final = 8_192
 """Events of one look at most, where many runs are looked at."""
+_TERMINAL: Final = frozenset(status.value for status in Status if status.terminal)
+
+
+def endings(events: Iterable[FeedEvent]) -> dict[int, int]:
+    """Return the generations that end with one of these events, by its number."""
+    ended = (each for each in events if each.kind == "run" and each.body in _TERMINAL)
+    return {each.seq: each.generation for each in ended}
+
+
+def to_an_end(frames: Iterable[Frame], ends: Container[int]) -> Iterator[Frame]:
+    """Give the frames up to the first event that ends a generation: some came for that one only."""
+    for each in frames:
+        yield each
+        if each.seq in ends:
+            return
 
 
 @define(eq=False)
@@ -48,6 +64,10 @@ class Tail:
     """Every event after this one, up to ``read``, is in the ring."""
     final: int | None = None
     """The number of the last event, if the run has ended."""
+    generation: int = 0
+    """Of which ``final`` is told."""
+    ends: dict[int, int] = field(init=False, factory=dict)
+    """The generations that end with an event of the ring, by its number."""
     gone: bool = False
     """Whether the run has been deleted."""
     listeners: int = 0
@@ -71,13 +91,15 @@ class Tail:
             return
         final = page.last if page.ended else None
         changed = bool(page.events) or final != self.final
-        self.final = final
+        self.final, self.generation = final, page.generation
         self.behind = bool(page.events) and page.events[-1].seq < page.last
         last = page.events[-1].seq if page.events else max(page.last, self.read)
         if page.first_kept > self.read + 1:  # some were deleted before they were seen here
             self._frames.clear()
+            self.ends.clear()
             self._size, self.floor = 0, last
         else:
+            self.ends |= endings(page.events)
             for event in page.events:
                 self._add(frame(event))
         self.read = last
@@ -91,16 +113,20 @@ class Tail:
         while len(self._frames) > _FRAMES or self._size > _BYTES:
             old = self._frames.popleft()
             self._size -= len(old.data)
+            self.ends.pop(old.seq, None)
             self.floor = old.seq
 
     def after(self, seq: int) -> Chunk | None:
-        """Return the next frames after event *seq*; None: the ring does not reach back so far."""
+        """Return the next frames after event *seq*, up to the end of a generation.
+
+        None: the ring does not reach back so far.
+        """
         if not self.floor <= seq <= self.read:
             return None
         chunk = self._chunks.get(seq)
         if chunk is None:
             new = [*takewhile(lambda each: each.seq > seq, reversed(self._frames))]
-            chunk = chunk_of(reversed(new), after=seq)
+            chunk = chunk_of(to_an_end(reversed(new), self.ends), after=seq)
             if len(self._chunks) < _CHUNKS:
                 self._chunks[seq] = chunk
         return chunk
