@@ -197,21 +197,22 @@ async def test_a_stream_ends_with_its_generation_however_soon_that_is_resumed(
         assert (await service.read(last=last)).status == 204
 
 
-async def test_a_generation_that_has_said_nothing_yet_is_waited_for(tmp_path: Path) -> None:
-    async with database(tmp_path) as db, served(db.path) as service:
+async def test_a_generation_that_has_said_nothing_yet_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagerun.web.tails._LOOK", 3600)  # it is looked here, and only then
+    async with database(tmp_path) as db, served(db.path, ping=0.01) as service:
         db.run()
-        async with service.client() as first:
-            end = db.end("failed")
-            await first.until(end)
-            await first.over.wait()
-            await service.events.tails.look()  # nobody listens: what it knew is forgotten
-        with service.events.tails.listening(1, end):  # somebody does, who knows of the end only
-            await service.events.tails.look()
-            db.open_generation()
-            async with service.client(last=end) as second:
+        end, tails = db.end("failed"), service.events.tails
+        with tails.listening(1, end):
+            await tails.look()
+            db.open_generation()  # of which that look could not know
+            async with service.client(last=end) as client:
+                await client.pinged()
                 db.event("at last")
-                await second.until(end + 1)
-                assert not second.over.is_set()
+                await tails.look()
+                await client.until(end + 1)
+                assert not client.over.is_set()
 
 
 async def test_a_page_of_many_generations_is_sent_whole_to_whoever_begins_behind_them(
