@@ -44,7 +44,10 @@ class Served:
         self.process = process
         self.port = port
         self.database = database
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=LONGEST)
+        # A connection for each request: a server may close one that rests while we take it.
+        alone = httpx.Limits(max_keepalive_connections=0)
+        address = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=address, timeout=LONGEST, limits=alone)
 
     @property
     def operator(self) -> dict[str, str]:

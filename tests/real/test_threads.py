@@ -370,7 +370,7 @@ async def test_a_late_end_is_kept_however_soon_it_comes(tmp_path) -> None:
 async def test_a_thread_that_is_left_behind_speaks_for_its_own_attempt_only(tmp_path) -> None:
     told: list[tuple[int | None, bool]] = []
 
-    @stage(deadline=0.1)
+    @stage(deadline=0.6)
     def pick(number):
         if number == 1:
             released.wait(20)

@@ -262,6 +262,15 @@ class Desk:
             self.ctx.cut(why)
         self.scope.cancel(reason=why)
 
+    def cut_by_itself(self) -> None:
+        """Hear that the scope's own deadline was quicker than the stage's watch.
+
+        A thread that is left behind looks at its token.
+        """
+        self.cut_at = self.deadline
+        if self.ctx is not None:
+            self.ctx.cut("the attempt's deadline has passed")
+
     def cut_for_another(self, item: Item) -> bool:
         """Whether a batch was cut before its time for *item* had come."""
         own = self.actor.limit_of(item, self.started)

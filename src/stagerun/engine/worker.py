@@ -112,7 +112,7 @@ async def _carry(actor: "StageActor", desk: Desk) -> None:
             return
         if desk.busy:
             if desk.cut_at is None:
-                desk.cut_at = desk.deadline  # its own scope was quicker than the stage's watch
+                desk.cut_by_itself()
             actor.settle_all(desk, returned=returned, value=value, error=error)
             if actor.hub.stop is None:
                 await actor.flow()

@@ -132,7 +132,7 @@ function column(run, place, { mine, y, bottom, step, deadline }) {
 function summary(shown, n, median, deadline, mine) {
   if (!n) return `No run has ended yet.${deadline ? ` Deadline: ${span(deadline)}.` : ''}`;
   const own = shown.find((run) => run.id === mine);
-  const says = [`Half of the last ${n} took at most ${span(median)}.`];
+  const says = [n > 1 ? `Half of the last ${n} took at most ${span(median)}.` : `It took ${span(median)}.`];
   if (own && median > 0 && n > 4) {
     const factor = own.seconds / median;
     if (factor >= 1.3)

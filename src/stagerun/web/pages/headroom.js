@@ -74,7 +74,7 @@ function says(stage) {
     return h(
       'p',
       { class: 'quiet' },
-      `p99 ${span(stage.p99)} is at ${share} % of the deadline of ${span(stage.deadline)}.`,
+      `p99 ${span(stage.p99)} is at ${share || 'less than 1'} % of the deadline of ${span(stage.deadline)}.`,
     );
   }
   const tone = stage.timed_out || share >= 95 ? 'bad' : 'late';
