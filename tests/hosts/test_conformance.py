@@ -254,6 +254,15 @@ def test_both_front_doors_have_the_same_names() -> None:
     assert stagerun.asyncio.__all__ == stagerun.__all__
 
 
+def test_the_wrong_front_door_names_the_right_one(tmp_path) -> None:
+    async def wrong() -> None:
+        async with stagerun.open_runtime(tmp_path / "runs.db"):
+            pytest.fail("it opened")
+
+    with pytest.raises(stagerun.UsageError, match=r"stagerun\.asyncio\.open_runtime"):
+        asyncio.run(wrong())
+
+
 # -- what only asyncio has ------------------------------------------------------------------------
 
 

@@ -72,7 +72,8 @@ def test_what_is_exact_is_equal_to_the_rows(made: Crowd, database: sqlite3.Conne
         for _, ended, outcome in outcomes:
             expected[int((ended - round(start, -3)) // step)] += outcome == 0
         difference = [abs(a - b) for a, b in zip(expected, buckets["ok"], strict=True)]
-        assert sum(difference) <= 2, "the start is told in milliseconds"
+        # The start is told in milliseconds: what ended so near to an edge may stand on either side.
+        assert sum(difference) <= len(outcomes) / 50
         assert sum(buckets["bad"]) == sum(outcome == 1 for _, _, outcome in outcomes)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stagerun import StoreError
-from stagerun.store.opening import STEPS, connect, migrate, read_only
+from stagerun.store.opening import STEPS, check_path, connect, migrate, read_only
 
 
 def test_a_new_database_has_every_step_of_the_schema_and_says_so(tmp_path: Path) -> None:
@@ -98,3 +98,8 @@ def test_only_its_owner_may_read_a_new_database(tmp_path: Path) -> None:
         os.umask(before)
     assert set(modes) == {"runs.db", "runs.db-wal", "runs.db-shm"}
     assert set(modes.values()) == {0o600}
+
+
+def test_a_database_in_memory_is_no_place_for_runs() -> None:
+    with pytest.raises(StoreError, match="gone with the process"):
+        check_path(":memory:")

@@ -12,7 +12,7 @@ from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.runtime import Runtime
 from stagerun.engine.unwrap import unwrapped
-from stagerun.errors import StoreError
+from stagerun.errors import StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.store import codec
 from stagerun.store.driver import Store
@@ -43,7 +43,15 @@ async def open_runtime(
     Raises:
         StoreError: The database cannot be opened, or was lost on the way.
         SettingError: An environment variable of stagerun's holds a bad value.
+        UsageError: This is no program on trio.
     """
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise UsageError(
+            "stagerun.open_runtime() is for programs on trio: under asyncio it is"
+            " stagerun.asyncio.open_runtime()"
+        ) from None
     env = env or Env()
     redaction.check(env.environ)
     store = store or default_store(database)

@@ -16,6 +16,7 @@ __all__ = ["STEPS", "Files", "check_path", "connect", "explain", "migrate", "rea
 STEPS: tuple[tuple[int, str], ...] = ((1, "schema.sql"),)
 """The schema's steps in order. A step that has been released is never edited: add the next."""
 
+_IN_MEMORY = ":memory:"
 _SQLITE_FLOOR = (3, 37)  # STRICT tables
 
 
@@ -27,6 +28,8 @@ def check_path(path: str | Path) -> Path:
     """
     if not str(path):
         raise StoreError("the path of the database is empty: give the path of a file")
+    if str(path) == _IN_MEMORY:
+        raise StoreError(f"a database {path} would be gone with the process: give a file's path")
     place = Path(path).expanduser().absolute()
     try:
         if place.is_dir():
@@ -68,6 +71,8 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
 
 def _create_for_owner_only(path: str | Path) -> None:
     """Make a new database's file readable for nobody else; SQLite's own files beside it follow."""
+    if str(path) == _IN_MEMORY:
+        return
     with suppress(OSError):  # it is there; or SQLite says what is wrong with the place
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 

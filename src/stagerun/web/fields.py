@@ -9,6 +9,9 @@ from stagerun.web.runs import KEY
 
 __all__ = ["CANCEL", "RESUME", "start_fields"]
 
+_LABELS: Final = 50
+_LABEL: Final = 200
+"""Characters of a label's name, and of its text, at most."""
 _REASON: Final = 500
 """Characters of a cancellation's reason at most."""
 
@@ -84,6 +87,8 @@ def _list(value: Any, most: int) -> str | None:
 def _labels(value: Any) -> str | None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         return "must be an object of texts, {...}"
+    if len(value) > _LABELS or any(len(each) > _LABEL for pair in value.items() for each in pair):
+        return f"must be {_LABELS} labels at most, their names and texts {_LABEL} characters long"
     fine = all(name and storable(name) == name for name in value)
     return None if fine else "must have names that are not empty and can be stored"
 

@@ -176,7 +176,7 @@ def unknown(shown: Sequence[str]) -> Problem:
     what = "the token is not the right one" if shown else "a token is needed"
     return Problem(
         401,
-        f"{what}: send the header 'Authorization: Bearer TOKEN' with what stands in STAGERUN_TOKEN"
+        f"{what}: send 'Bearer TOKEN' as the header Authorization, with what is in STAGERUN_TOKEN"
         " or in the file DATABASE.token beside the database",
         kind="token",
         headers={"WWW-Authenticate": "Bearer"},

@@ -18,6 +18,8 @@ __all__ = ["SETTING", "token_file", "token_of"]
 
 SETTING: Final = "STAGERUN_TOKEN"
 
+_MOST: Final = 1_000
+"""Bytes of a token's file that are looked at."""
 _LEAST: Final = 16
 """Characters of a token that is given: shorter ones can be guessed."""
 
@@ -71,15 +73,17 @@ def _make(path: Path) -> str:
 
 
 def _read(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor) as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # it may be a pipe
+    with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(descriptor)
+        if not stat.S_ISREG(mode.st_mode):
+            raise StoreError(f"the token file {path} is no file: delete it, and a new one is made")
         if mode.st_uid != os.geteuid() or mode.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise StoreError(
                 f"the token file {path} must belong to you, and only you may read it: delete it,"
                 " and a new one is made"
             )
-        token = file.read().strip()
+        token = file.read(_MOST).decode("ascii", "replace").strip()
     if not _is_fit(token):
         raise StoreError(f"the token file {path} holds no token: delete it, and a new one is made")
     return token
