@@ -21,10 +21,7 @@ from attrs import frozen
 from stagerun import DROP, Context, Drop, Outcome, Pipeline, Retry, StageOutcome, collect, stage
 from stagerun.http import HttpConnectionError, HttpStatusError, open_client
 
-try:
-    from examples.integrity.service import running_service
-except ModuleNotFoundError:  # the checkout is not on the path, but this file's folder is
-    from service import running_service  # type: ignore[import-not-found, no-redef] # the same one
+from examples.integrity.service import running_service
 
 PAGE_SIZE: Final = 250
 LOCAL: Final = {

@@ -20,7 +20,8 @@ def load_pipeline(target: str) -> tuple[Pipeline, str]:
     """Import what *target* names; return the pipeline, and the target to find it from anywhere.
 
     As with ``python FILE`` and ``python -m MODULE``, the file's folder or the current one comes
-    first on ``sys.path`` from now on.
+    first on ``sys.path`` from now on. A file inside a package is imported as the package's module,
+    so that its imports of its neighbours work; then it is the folder that holds the package.
 
     Raises:
         TargetError: It does not lead to a pipeline; says what would.
@@ -41,6 +42,9 @@ def _import_file(path: Path, given: str) -> ModuleType:
         siblings = [sibling.name for sibling in path.parent.glob("*.py")]
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise TargetError(f"the file {given} {problem}{_meant(path.name, siblings)}")
+    packaged = _packaged(path)
+    if packaged is not None:
+        return _import_packaged(*packaged, path, given)
     sys.path.insert(0, str(path.parent))
     # A name that is taken stays with its module: a file json.py must not become everybody's json.
     name = path.stem if path.stem not in sys.modules else f"stagerun_target_{path.stem}"
@@ -54,6 +58,31 @@ def _import_file(path: Path, given: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise TargetError(_failed(given, error, path)) from error
+    return module
+
+
+def _packaged(path: Path) -> tuple[str, Path] | None:
+    """Return a file's dotted name, and the folder that holds its package; None: it is in none."""
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if len(parts) == 1 or not all(part.isidentifier() for part in parts):
+        return None
+    return ".".join(parts), folder
+
+
+def _import_packaged(name: str, folder: Path, path: Path, given: str) -> ModuleType:
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise TargetError(_failed(given, error, path)) from error
+    if module.__file__ is None or not path.samefile(module.__file__):
+        raise TargetError(
+            f"the file {given} is module {name} of its package, and another file has that name:"
+            f" {module.__file__}"
+        )
     return module
 
 
