@@ -43,6 +43,7 @@ HOMES = {
     "prometheus_client": {"web"},
     "uvicorn": {"cli"},
     "opentelemetry": {"engine"},
+    "cronsim": {"model"},
     "hypothesis": {"testing"},
 }
 """The only rooms in which these packages are known."""

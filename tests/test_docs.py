@@ -45,7 +45,8 @@ from stagerun.model.status import Counts
 from tests.conftest import Bench
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = [ROOT / "docs", ROOT / "docs" / "migration"]
+PAGES = [ROOT / "README.md", *[page for each in FOLDERS for page in sorted(each.glob("*.md"))]]
 EVERY_PAGE = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 

@@ -1,8 +1,8 @@
-"""The same pipeline inside a trio program of one's own: `python examples/integrity/main.py`."""
+"""The same pipeline inside a trio program of one's own: `python -m examples.integrity.main`."""
 
 import trio
-from pipeline import pipeline  # type: ignore[import-not-found] # found beside this file
 
+from examples.integrity.pipeline import pipeline
 from stagerun import open_runtime
 
 
@@ -17,4 +17,5 @@ async def main() -> None:
             print(report)
 
 
-trio.run(main)
+if __name__ == "__main__":
+    trio.run(main)

@@ -6,51 +6,18 @@
 README.md beside this file tells what to see, and how to check the records of a real site.
 """
 
-import hashlib
-import os
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from math import ceil
-from pathlib import Path
-from typing import Any, Final, Literal
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any
 from urllib.parse import quote
 
 from attrs import frozen
 
+from examples.integrity.files import Row, State, state_of
+from examples.integrity.service import PAGE_SIZE
+from examples.integrity.site import Page, source
 from stagerun import DROP, Context, Drop, Outcome, Pipeline, Retry, StageOutcome, collect, stage
 from stagerun.http import HttpConnectionError, HttpStatusError, open_client
-
-from examples.integrity.service import running_service
-
-PAGE_SIZE: Final = 250
-LOCAL: Final = {
-    "entities_count": 4,
-    "records": 2500,
-    "hang": 3,
-    "drip": 1,
-    "busy": 2,
-    "reset": 1,
-}
-"""The service of our own, unless params say otherwise: 40 pages, and 7 of them misbehave."""
-
-
-@frozen
-class Page:
-    """A page to fetch."""
-
-    address: str
-    entity: str
-    number: int
-
-
-@frozen
-class Row:
-    """A record as the site gives it."""
-
-    path: str
-    size: int | None
-    sha256: str | None
 
 
 @frozen
@@ -78,7 +45,7 @@ class Check:
     entity: str
     expected: int
     path: str
-    state: Literal["intact", "changed", "missing"]
+    state: State
 
 
 @frozen
@@ -96,47 +63,6 @@ class Report:
     """The check failed or timed out."""
     unseen: int | None
     """On pages that could not be fetched."""
-
-
-@asynccontextmanager
-async def source(params: Mapping[str, Any] | None) -> AsyncIterator[list[Page]]:
-    """Give the pages of the site in `params`, or those of a service of our own.
-
-    A source that is a context manager is left when the run is through: so long our service is up.
-    """
-    params = params or {}
-    if "address" in params:
-        yield await listed(**params)
-        return
-    async with running_service(**local_options(**params)) as address:
-        yield await listed(address)
-
-
-def local_options(**params: Any) -> dict[str, Any]:
-    """Return the options of the service; those that are not given come from LOCAL."""
-    unknown = sorted(params.keys() - LOCAL.keys())
-    if unknown:
-        known = ", ".join(LOCAL)
-        raise ValueError(f"unknown params {unknown}: there are address, entities, {known}")
-    options = LOCAL | params
-    options["entities"] = options.pop("entities_count")
-    return options
-
-
-async def listed(address: str, entities: str | list[str] | None = None) -> list[Page]:
-    """Ask the site how many records each entity has, and return all their pages."""
-    async with open_client(address, total=10) as client:
-        answer = (await client.get("/entities")).json()
-    counts = {entity["name"]: entity["records"] for entity in answer["entities"]}
-    wanted = entities.split(",") if isinstance(entities, str) else entities or [*counts]
-    strangers = [name for name in wanted if name not in counts]
-    if strangers:
-        raise ValueError(f"{address} has no entities {strangers}: it has {sorted(counts)}")
-    return [
-        Page(address, name, number)
-        for name in wanted
-        for number in range(ceil(counts[name] / PAGE_SIZE))
-    ]
 
 
 def worth_another_try(error: Exception) -> bool:
@@ -174,17 +100,6 @@ def check(record: Record) -> Check | Drop:
     if record.row.sha256 is None:
         return DROP
     return Check(record.entity, record.expected, record.row.path, state_of(record.row))
-
-
-def state_of(row: Row) -> Literal["intact", "changed", "missing"]:
-    try:
-        with Path(row.path).open("rb") as file:
-            if row.size not in (None, os.fstat(file.fileno()).st_size):
-                return "changed"
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "missing"
-    return "intact" if found == row.sha256 else "changed"
 
 
 @collect(by=lambda each: each.entity)

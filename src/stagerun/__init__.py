@@ -38,6 +38,7 @@ from stagerun.errors import (
 from stagerun.model.outcome import DROP, Drop, Failure, ItemCause, Outcome, StageOutcome
 from stagerun.model.pipeline import Pipeline, batch, collect, stage
 from stagerun.model.policy import Batch, Collect, Restart, Retry
+from stagerun.model.schedule import Schedule
 from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 
@@ -72,6 +73,7 @@ __all__ = [
     "RunTimedOut",
     "Runtime",
     "RuntimeClosedError",
+    "Schedule",
     "SettingError",
     "Stage",
     "StageOutcome",

@@ -32,6 +32,7 @@ from stagerun.hosts.opening import open_runtime
 from stagerun.model.outcome import DROP, Drop, Failure, ItemCause, Outcome, StageOutcome
 from stagerun.model.pipeline import Pipeline, batch, collect, stage
 from stagerun.model.policy import Batch, Collect, Restart, Retry
+from stagerun.model.schedule import Schedule
 from stagerun.model.stage import Kind, Stage
 from stagerun.model.status import Cause, Counts, Ending, Result, Status
 
@@ -66,6 +67,7 @@ __all__ = [
     "RunTimedOut",
     "Runtime",
     "RuntimeClosedError",
+    "Schedule",
     "SettingError",
     "Stage",
     "StageOutcome",

@@ -8,6 +8,7 @@ StagerunError
 │   └── InputError         a line of input is not one JSON value; names the line
 ├── StoreError             the database cannot be used; says why and what to do
 ├── RuntimeClosedError     the runtime has been left, or is leaving
+├── DeliveryError          an alert did not reach its sink; it is tried again
 ├── CancelRequested        raised by ``token.raise_if_cancelled()`` inside a stage
 ├── RetryLater             raise it in a stage: "not now, try again in so many seconds"
 ├── WorkerDied             the process that a ``mode="process"`` stage ran in has ended
@@ -21,6 +22,7 @@ StagerunError
 
 __all__ = [
     "CancelRequested",
+    "DeliveryError",
     "InputError",
     "PolicyError",
     "RemoteError",
@@ -79,6 +81,14 @@ class StoreError(StagerunError):
 
 class RuntimeClosedError(StagerunError):
     """The runtime takes no new work: its ``async with`` block has been, or is being, left."""
+
+
+class DeliveryError(StagerunError):
+    """An alert did not reach its sink. It is tried again, after *retry_after* seconds at least."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class CancelRequested(StagerunError):  # noqa: N818 - it is a request that is obeyed, not an error

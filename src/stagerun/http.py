@@ -222,9 +222,9 @@ class Client:
         """GET `url`, with `params` as its query."""
         return await self._call("GET", url, params=params)
 
-    async def post(self, url: str, json: Any = None) -> Response:
-        """POST `json`, encoded, to `url`."""
-        return await self._call("POST", url, json=json)
+    async def post(self, url: str, json: Any = None, *, content: bytes | None = None) -> Response:
+        """POST `json`, encoded, or `content` as it is, to `url`."""
+        return await self._call("POST", url, json=json, content=content)
 
     async def _call(self, method: str, url: str, **content: Any) -> Response:
         began = trio.current_time()

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from examples.integrity.files import Row, state_of
 from examples.integrity.pipeline import (
-    Row,
     check,
     pages,
     pipeline,
     records,
     report,
-    state_of,
     worth_another_try,
 )
 from examples.integrity.service import installed_entities, running_service
@@ -106,8 +105,10 @@ async def test_a_real_site_may_be_asked_for_some_of_its_entities(tmp_path: Path)
         both = await reported(tmp_path, {"address": address, "entities": f"{first},{second}"})
         assert {each["entity"] for each in both} == {first, second}
         result = await ended(tmp_path, {"address": address, "entities": "nobody"})
-    assert (result.status, result.cause) == ("failed", "source_error")
-    assert "has no entities ['nobody']" in result.message
+        assert (result.status, result.cause) == ("failed", "source_error")
+        assert "has no entities ['nobody']" in result.message
+        [only] = await reported(tmp_path, {"address": f"{address}/", "part": "2/2"})
+        assert only["entity"] == second
 
 
 async def test_without_an_address_it_serves_itself_until_the_last_page_is_settled(
@@ -123,6 +124,14 @@ async def test_a_param_that_nobody_knows_is_named(tmp_path: Path) -> None:
     result = await ended(tmp_path, {"hung": 3})
     assert (result.status, result.cause) == ("failed", "source_error")
     assert "unknown params ['hung']" in result.message
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", 2, "1/x"])
+async def test_a_part_that_cannot_be_is_refused(part: Any, tmp_path: Path) -> None:
+    async with running_service(entities=1, records=1) as address:
+        result = await ended(tmp_path, {"address": address, "part": part})
+    assert (result.status, result.cause) == ("failed", "source_error")
+    assert f"not {part!r}" in result.message
 
 
 def test_a_file_is_intact_changed_or_missing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def test_a_new_database_has_every_step_of_the_schema_and_says_so(tmp_path: Path)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         steps = connection.execute("SELECT step, name FROM schema_steps").fetchall()
-        assert steps == list(STEPS)
+        assert steps == [(step.number, step.script) for step in STEPS]
 
 
 def test_opening_again_changes_nothing(tmp_path: Path) -> None:
@@ -103,3 +104,46 @@ def test_only_its_owner_may_read_a_new_database(tmp_path: Path) -> None:
 def test_a_database_in_memory_is_no_place_for_runs() -> None:
     with pytest.raises(StoreError, match="gone with the process"):
         check_path(":memory:")
+
+
+def _with_a_newer_step(path: Path, needs: int) -> None:
+    """Make a database as a later program would, with one step more."""
+    newest = STEPS[-1].number
+    with closing(connect(path)) as connection:
+        connection.execute("CREATE TABLE something_new (a)")
+        connection.execute(
+            "INSERT INTO schema_steps (step, name, applied_at, needs) VALUES (?, 'new.sql', 1, ?)",
+            (newest + 1, needs),
+        )
+        connection.execute(f"PRAGMA user_version = {newest + 1}")
+
+
+@pytest.mark.parametrize("opening", [connect, read_only])
+def test_a_program_rolled_back_goes_on_when_the_newer_steps_only_add(
+    tmp_path: Path, opening: Callable[[Path], sqlite3.Connection]
+) -> None:
+    _with_a_newer_step(tmp_path / "a.db", needs=1)
+    with closing(opening(tmp_path / "a.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (STEPS[-1].number + 1,)
+
+
+@pytest.mark.parametrize("opening", [connect, read_only])
+def test_a_program_rolled_back_refuses_what_needs_the_newer_one(
+    tmp_path: Path, opening: Callable[[Path], sqlite3.Connection]
+) -> None:
+    newest = STEPS[-1].number
+    _with_a_newer_step(tmp_path / "a.db", needs=newest + 1)
+    with pytest.raises(StoreError, match=f"version {newest + 1}, this stagerun knows up to"):
+        opening(tmp_path / "a.db")
+
+
+def test_a_database_of_the_first_step_is_brought_to_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("stagerun.store.opening.STEPS", STEPS[:1])
+        connect(tmp_path / "old.db").close()
+    with closing(connect(tmp_path / "old.db")) as connection:
+        found = connection.execute("SELECT step, needs FROM schema_steps").fetchall()
+        assert found == [(step.number, step.needs) for step in STEPS]

@@ -36,7 +36,7 @@ from stagerun.store.questions import KnownRun
 from stagerun.store.reopening import StoredRun, next_generation, stored_run
 from stagerun.store.starting import declared
 
-__all__ = ["Admission", "Again", "AlreadyOpenError", "Changed"]
+__all__ = ["Admission", "Again", "AlreadyOpenError", "Changed", "ClaimedError"]
 
 Changed = Literal["refuse", "repeat"]
 """What a resume does when stages have changed: refuse, or repeat from the first changed one."""
@@ -50,6 +50,10 @@ _LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
 class AlreadyOpenError(UsageError):
     """A generation is under way, here or elsewhere: no other one can be opened."""
+
+
+class ClaimedError(UsageError):
+    """What an order claims for its run does not hold any more, or did not for now."""
 
 
 @frozen(kw_only=True)
@@ -89,13 +93,16 @@ class Admission:
         """Store a new run; with a key that was used before, return the first one.
 
         Raises:
+            ClaimedError: What the order claims does not hold; nothing was stored.
             UsageError: An item cannot be stored.
         """
         for _ in range(_TRIES):
-            identifier = self.env.new_id()
+            identifier = order.identifier or self.env.new_id()
             accepted = await accept(order, identifier, self.owner(), self.recorder, self.env)
             if accepted is not None:
                 break
+            if order.claim is not None:
+                raise ClaimedError("somebody else was quicker")
             known = None if order.key is None else await self._known(order, token)
             if known is not None:
                 return known

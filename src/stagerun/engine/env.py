@@ -33,6 +33,9 @@ class Env:
     threads: bool = True
     """Whether blocking code goes to threads. In virtual time it runs in the event loop instead,
     because a thread would let the clock jump."""
+    pace: float = 1.0
+    """How many times slower than usual goes what nobody waits for: signs of life, and looks at
+    others. Simulations of weeks are so much quicker; slots and deadlines stay exact."""
     host_loop: Any = None
     """The loop of the asyncio program that this runtime lives in, if any: ``aio()`` calls there."""
     environ: Mapping[str, str] = field(factory=lambda: dict(os.environ))

@@ -110,7 +110,7 @@ class Household:
     @trio.lowlevel.enable_ki_protection
     async def _look_for_ever(self) -> None:
         while True:
-            await trio.sleep(_LOOK)
+            await trio.sleep(_LOOK * self._env.pace)
             try:
                 await self.look()
                 await self._verdicts.look(self._hubs())

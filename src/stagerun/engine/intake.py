@@ -40,6 +40,10 @@ class Order:
     """Whether the items come from the pipeline's own source."""
     turn: Turn | None = None
     """What the run waits for before it begins."""
+    identifier: str | None = None
+    """The run's; None: a new one."""
+    claim: starting.Claim | None = None
+    """What must hold for it to be made; else somebody else has been quicker."""
 
 
 def order_of(
@@ -134,6 +138,7 @@ async def accept(
             concurrency_key=None if order.turn is None else order.turn.key,
             concurrency=None if order.turn is None else order.turn.places,
             own_source=order.own_source,
+            claim=order.claim,
         )
     )
     if returned is None:

@@ -14,6 +14,7 @@ from stagerun.engine.runtime import Runtime
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import StoreError, UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.store import codec
 from stagerun.store.driver import Store
 
@@ -25,6 +26,7 @@ async def open_runtime(
     database: str | Path = "stagerun.db",
     *,
     pipelines: Iterable[Pipeline] = (),
+    schedules: Iterable[Schedule] = (),
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator[Runtime]:
@@ -37,6 +39,7 @@ async def open_runtime(
         database: A file; it is created when there is none. Its folder must exist.
         pipelines: What this program takes over when its process has gone: runs of theirs that were
             interrupted and say ``on_interrupt="resume"``, and runs that were waiting their turn.
+        schedules: What this program runs by itself, at the times of a clock on the wall.
         env: The world as the engine sees it; for simulations.
         store: Another driver than aiosqlite; for simulations.
 
@@ -65,7 +68,9 @@ async def open_runtime(
                 await opened.event.wait()
                 with unwrapped():
                     async with trio.open_nursery() as floor:
-                        runtime = Runtime(store, recorder, env, floor, pipelines)
+                        runtime = Runtime(
+                            store, recorder, env, floor, pipelines=pipelines, schedules=schedules
+                        )
                         try:
                             await runtime._open()  # noqa: SLF001 - the async half of its making
                             yield runtime

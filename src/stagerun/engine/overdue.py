@@ -16,6 +16,10 @@ from stagerun.store.owner import Identity, Liveness
 
 __all__ = ["Overdue"]
 
+_TOGETHER = 12.0
+"""Seconds that two looks may be apart to belong together; between them the machine has not slept.
+"""
+
 
 class Overdue:
     """Looks after what others have left without being dead for certain."""
@@ -24,7 +28,7 @@ class Overdue:
         self._store = store
         self._recorder = recorder
         self._env = env
-        self._patience = Patience()
+        self._patience = Patience(gap=_TOGETHER * env.pace)
 
     async def look(self, owner: int) -> int:
         """Settle what has been left for long enough; return how many owners and runs that were."""

@@ -29,7 +29,6 @@ _ROWS = 5_000
 """Messages that may wait for their commit; then the stages wait."""
 _BYTES = 16 * 2**20
 """The same in bytes of results."""
-_BEAT = int(BEAT * 1e6)
 _BATCH = 4_000
 """Messages of one transaction at most, so that no commit keeps the next one waiting for long."""
 
@@ -79,6 +78,7 @@ class Recorder:
         """Written by: the runtime's ticker. When the event loop last showed life."""
         self._heart: tuple[int, Callable[[], None]] | None = None
         self._beat_at = 0  # written by the persistence actor
+        self._beat_every = int(BEAT * 1e6 * env.pace)
         self.live: dict[Ledger, None] = {}
         """Written by: the runtime. Ledgers of runs under way, looked at with every beat."""
         self._broken: StoreError | None = None
@@ -243,7 +243,7 @@ class Recorder:
             size += weight
             ledger.take(post, payload)
         now = self._env.now_us()
-        if self._heart is not None and not 0 <= now - self._beat_at < _BEAT:
+        if self._heart is not None and not 0 <= now - self._beat_at < self._beat_every:
             self._beat_at = now
             alone += self._beat(*self._heart, now, tickets)
         if not tickets and not alone:

@@ -81,15 +81,16 @@ class Requests:
         if actor is not None and not actor.done.is_set():
             return await live(actor)
         with trio.move_on_after(_ASKED_WITHIN):  # a database that takes no requests can be read
-            return await self._hold(ask_why(run, {"by": _me()}, self._env.now_us))
-        return await self._hold(tell_story(run))
+            return await self.hold(ask_why(run, {"by": _me()}, self._env.now_us))
+        return await self.hold(tell_story(run))
 
     async def cancel(self, run: str, reason: str) -> dict[str, Any]:
         """See ``Runtime.cancel``. A run of this runtime is asked in the same way as any other."""
         body = {"by": _me(), "reason": reason}
-        return await self._hold(ask_to_cancel(run, body, self._env.now_us, wait=False))
+        return await self.hold(ask_to_cancel(run, body, self._env.now_us, wait=False))
 
-    async def _hold(self, dialogue: Dialogue[T]) -> T:
+    async def hold(self, dialogue: Dialogue[T]) -> T:
+        """Hold a dialogue of ``asking.py`` or ``triggering.py``."""
         return await hold(dialogue, self._store, self._recorder)
 
     # -- answering, in the store's thread -----------------------------------------------------

@@ -31,7 +31,7 @@ async def prune_for_ever(store: Store, recorder: Recorder, env: Env, keep: Keep)
 
     log = RunLog(now=env.now_us)
     while True:
-        await trio.sleep(_EVERY)
+        await trio.sleep(_EVERY * env.pace)
         try:
             gone = await prune(store, recorder, env, keep, pause)
         except StoreError as error:

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
+from stagerun.engine.alerting import LAST_LOOK, Alerting
 from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
@@ -21,9 +22,13 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.requests import Requests
 from stagerun.engine.retention import prune
 from stagerun.engine.runs import Runs
+from stagerun.engine.timetable import Timetable
 from stagerun.engine.token import CancellationToken
+from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.offload.loop import AsyncioLoop
 from stagerun.rules.retention import Keep
 from stagerun.rules.settings import apply_settings, unknown_settings
@@ -31,6 +36,7 @@ from stagerun.store import questions
 from stagerun.store.driver import Store
 from stagerun.store.reopening import stored_run
 from stagerun.store.retention import Prunable
+from stagerun.store.schedulelist import schedule_list
 
 __all__ = ["Runtime", "RuntimeStatistics"]
 
@@ -62,7 +68,10 @@ class Runtime:
         recorder: Recorder,
         env: Env,
         floor: trio.Nursery,
+        *,
         pipelines: Iterable[Pipeline] = (),
+        schedules: Iterable[Schedule] = (),
+        alerts: Alerts | None = None,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -70,7 +79,9 @@ class Runtime:
         self._floor = floor
         self._shared = Shared(asyncio=AsyncioLoop(env.host_loop))
         self._runs = Runs(floor)
-        self._known = {pipeline.name: pipeline for pipeline in pipelines}
+        schedules = tuple(schedules)
+        known = (*(schedule.pipeline for schedule in schedules), *pipelines)
+        self._known = {pipeline.name: pipeline for pipeline in known}
         self._household = Household(
             store,
             recorder,
@@ -92,6 +103,22 @@ class Runtime:
             shared=self._shared,
         )
         self._heir = Heir(store, env, floor, self._runs, self._admission)
+        self._timetable = Timetable(
+            schedules,
+            store,
+            recorder,
+            env,
+            admission=self._admission,
+            runs=self._runs,
+            owner=lambda: self._household.owner,
+            settled=self._settled,
+            cancel=self._requests.cancel,
+            look=self._household.look,
+        )
+        self._alerting = None
+        if alerts is not None:
+            world = (store, recorder, env, self._household.watch)
+            self._alerting = Alerting(alerts, *world, owner=lambda: self._household.owner)
         self.closed = False
         """Whether all runs have ended and the owner's end is on disk: what is left is work that
         does not stop. Any thread."""
@@ -251,7 +278,7 @@ class Runtime:
     @property
     def leaves_within(self) -> float:
         """Seconds that leaving may take at most if stages do not block the event loop."""
-        return self._runs.longest_grace + _LAST_COMMITS
+        return self._runs.longest_grace + _LAST_COMMITS + (LAST_LOOK if self._alerting else 0.0)
 
     def tree(self) -> str:
         """Draw the supervision tree as it stands now, a task a line."""
@@ -276,6 +303,37 @@ class Runtime:
         """
         return await self._requests.cancel(run, reason)
 
+    async def schedules(self) -> list[dict[str, Any]]:
+        """Return a document of each schedule in the database, served here or not, by name."""
+        return await self._store.ask(schedule_list())
+
+    async def trigger_schedule(self, name: str) -> dict[str, Any]:
+        """Have a schedule's run started now, by any process; return what has become of it.
+
+        Its ``overlap`` holds as for any slot; a schedule that is paused can be triggered, too.
+
+        Raises:
+            UsageError: There is no such schedule, or no process serves it.
+        """
+        nudge = self._timetable.nudge
+        return await self._requests.hold(ask_to_trigger(name, "a program", self._env.now_us, nudge))
+
+    async def pause_schedule(self, name: str) -> dict[str, Any]:
+        """Let no slot of a schedule come until it is resumed; return its document.
+
+        Raises:
+            UsageError: There is no such schedule.
+        """
+        return await self._requests.hold(ask_to_pause(name, self._env.now_us))
+
+    async def resume_schedule(self, name: str) -> dict[str, Any]:
+        """Let slots come again from now on; return the schedule's document.
+
+        Raises:
+            UsageError: There is no such schedule.
+        """
+        return await self._requests.hold(ask_to_unpause(name, self._timetable.nudge))
+
     # -- the parts of start() -------------------------------------------------------------------
 
     def _settled(self, pipeline: Pipeline) -> Pipeline:
@@ -294,10 +352,14 @@ class Runtime:
     async def _open(self) -> None:
         await self._household.open()
         self._requests.listen()
+        if self._alerting is not None:
+            await self._alerting.open(self._floor)
+        await self._timetable.open(self._floor)
 
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._household.leave()
+        self._timetable.close()
         longest = self.leaves_within
         self._runs.close()
         with trio.move_on_after(longest):
@@ -306,6 +368,8 @@ class Runtime:
         if self._runs.unborn_or_alive:  # their work has stopped: they wait for the database
             self._store.give_up()
             await self._runs.all_ended()
+        if self._alerting is not None:
+            await self._alerting.close()
         try:
             await self._household.close()
         except StoreError:

@@ -165,8 +165,9 @@ class Watch(trio.abc.Instrument):
             if stale and self._env.threads:
                 self._recorder.beat_soon()  # else it would look blocked until the next beat
             live = self._recorder.live and self._env.threads
-            self._due = self._env.monotonic() + (_TICK if live else _IDLE_TICK)
-            await trio.sleep(_TICK if live else _IDLE_TICK)
+            pause = (_TICK if live else _IDLE_TICK) * self._env.pace
+            self._due = self._env.monotonic() + pause
+            await trio.sleep(pause)
             now = self._env.monotonic()
             self._late.note(now, now - self._due)
 

@@ -119,6 +119,22 @@ class Runtime:
         """Delete ended runs now; see ``stagerun.Runtime.prune``."""
         return await self._thread.call(partial(self._inner.prune, runs=runs, days=days))
 
+    async def schedules(self) -> list[dict[str, Any]]:
+        """Return a document of each schedule; see ``stagerun.Runtime.schedules``."""
+        return await self._thread.call(self._inner.schedules)
+
+    async def trigger_schedule(self, name: str) -> dict[str, Any]:
+        """Have a schedule's run started now; see ``stagerun.Runtime.trigger_schedule``."""
+        return await self._thread.call(self._inner.trigger_schedule, name)
+
+    async def pause_schedule(self, name: str) -> dict[str, Any]:
+        """Let no slot come until it is resumed; see ``stagerun.Runtime.pause_schedule``."""
+        return await self._thread.call(self._inner.pause_schedule, name)
+
+    async def resume_schedule(self, name: str) -> dict[str, Any]:
+        """Let slots come again from now on; see ``stagerun.Runtime.resume_schedule``."""
+        return await self._thread.call(self._inner.resume_schedule, name)
+
     def blame_nobody(self) -> None:
         """Hear that somebody ends this program; see ``stagerun.Runtime.blame_nobody``."""
         self._inner.blame_nobody()

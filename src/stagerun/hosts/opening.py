@@ -16,6 +16,7 @@ from stagerun.engine.env import Env
 from stagerun.hosts.facade import Runtime
 from stagerun.hosts.thread import TrioThread
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.store.driver import Store
 
 __all__ = ["open_runtime"]
@@ -35,6 +36,7 @@ async def open_runtime(
     database: str | Path = "stagerun.db",
     *,
     pipelines: Iterable[Pipeline] = (),
+    schedules: Iterable[Schedule] = (),
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator["Runtime"]:
@@ -53,7 +55,7 @@ async def open_runtime(
 
     async def main() -> None:
         async with opening.open_runtime(
-            database, pipelines=pipelines, env=env, store=store
+            database, pipelines=pipelines, schedules=schedules, env=env, store=store
         ) as inner:
             thread.tell(_resolve, opened, inner)
             await trio.sleep_forever()

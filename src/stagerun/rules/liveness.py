@@ -92,7 +92,7 @@ class Patience:
     """
 
     seconds: float = LEASE
-    gap: float = 12.0
+    gap: float = field(default=12.0, kw_only=True)
     """Looks that are further apart do not belong together."""
     _seen: dict[object, tuple[object, float, float]] = field(init=False, factory=dict)
 

@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from stagerun.errors import StoreError
 from stagerun.store import invariants
-from stagerun.store.opening import STEPS, check_path, explain, migrate
+from stagerun.store.opening import STEPS, check_path, explain, is_usable, migrate
 from stagerun.store.owner import Identity, Liveness, folder_of, probe
 
 __all__ = ["Finding", "Report", "examine"]
@@ -186,8 +186,8 @@ def _inside(
         what = "it is no stagerun database, or one whose making was cut short"
         yield Finding("schema", what, "give the path of one with --db; an empty one is made anew")
         return
-    if version > STEPS[-1][0]:
-        what = f"its schema version is {version}, this stagerun knows 1 to {STEPS[-1][0]}"
+    if not is_usable(connection):
+        what = f"its schema version is {version}, this stagerun knows 1 to {STEPS[-1].number}"
         yield Finding("schema", what, "use the stagerun that wrote it, or the newest one")
         return
     missing = _expected() - _objects(connection)

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import trio
@@ -50,6 +51,10 @@ class Store(Protocol):
 
     page: Page
     """What this process has in hand; in the owner's file once there is one."""
+
+    @property
+    def path(self) -> str | Path:
+        """The database's file."""
 
     async def run(
         self, composer: Composer, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -29,8 +29,9 @@ T = TypeVar("T")
 class InlineStore:
     """A store without threads. Not for production: every commit stops the event loop."""
 
-    def __init__(self, path: str = ":memory:") -> None:
+    def __init__(self, path: str = ":memory:", *, beat: float = BEAT) -> None:
         self.path = path
+        self._beat = beat
         self.page = Page()
         self._something = trio.Event()
         self._stopping = False
@@ -46,7 +47,7 @@ class InlineStore:
         try:
             task_status.started()
             while not self._stopping:
-                with trio.move_on_after(BEAT):
+                with trio.move_on_after(self._beat):
                     await self._something.wait()
                 self._something = trio.Event()
                 while transaction := composer.compose():

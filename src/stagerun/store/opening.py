@@ -9,11 +9,39 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 
+from attrs import frozen
+
 from stagerun.errors import StoreError
 
-__all__ = ["STEPS", "Files", "check_path", "connect", "explain", "migrate", "read_only"]
+__all__ = [
+    "STEPS",
+    "Files",
+    "Step",
+    "check_path",
+    "connect",
+    "explain",
+    "is_usable",
+    "migrate",
+    "read_only",
+]
 
-STEPS: tuple[tuple[int, str], ...] = ((1, "schema.sql"),)
+
+@frozen
+class Step:
+    """One step of the schema: a script that is run once."""
+
+    number: int
+    script: str
+    needs: int
+    """The newest step that a program must know to work with a database that has this one. A step
+    that only adds leaves it as it was: then a program can be rolled back, its database stays."""
+
+
+STEPS = (
+    Step(1, "schema.sql", needs=1),
+    Step(2, "schedules.sql", needs=1),
+    Step(3, "alerts.sql", needs=1),
+)
 """The schema's steps in order. A step that has been released is never edited: add the next."""
 
 _IN_MEMORY = ":memory:"
@@ -108,7 +136,7 @@ def read_only(path: str | Path) -> sqlite3.Connection:
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema to the newest step; each step and its record commit together."""
     _check_version(connection, new=True)
-    if _version(connection) == STEPS[-1][0]:
+    if _version(connection) >= STEPS[-1].number:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -119,15 +147,20 @@ def migrate(connection: sqlite3.Connection) -> None:
                 "CREATE TABLE schema_steps (step INTEGER PRIMARY KEY, name TEXT NOT NULL,"
                 " applied_at INTEGER NOT NULL) STRICT"
             )
-        for step, name in STEPS:
-            if step <= done:
+        for step in STEPS:
+            if step.number <= done:
                 continue
-            for statement in _statements(name):
+            for statement in _statements(step.script):
                 connection.execute(statement)
             connection.execute(
-                "INSERT INTO schema_steps VALUES (?, ?, ?)", (step, name, time.time_ns() // 1000)
+                "INSERT INTO schema_steps (step, name, applied_at) VALUES (?, ?, ?)",
+                (step.number, step.script, time.time_ns() // 1000),
             )
-            connection.execute(f"PRAGMA user_version = {step:d}")
+            if step.number > 1:  # the first one is what needs nothing else
+                connection.execute(
+                    "UPDATE schema_steps SET needs = ? WHERE step = ?", (step.needs, step.number)
+                )
+            connection.execute(f"PRAGMA user_version = {step.number:d}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -227,14 +260,30 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _check_version(connection: sqlite3.Connection, *, new: bool = False) -> None:
-    version, newest = _version(connection), STEPS[-1][0]
+    version, newest = _version(connection), STEPS[-1].number
     if version == 0 and not new:
         raise StoreError("it is not a stagerun database: give the path of one with --db")
-    if version > newest:
+    if not is_usable(connection):
         raise StoreError(
             f"it has schema version {version}, this stagerun knows up to {newest}:"
             " use the newer stagerun that wrote it"
         )
+
+
+def is_usable(connection: sqlite3.Connection) -> bool:
+    """Whether this program can work with the database's schema, even if that is a newer one."""
+    version, newest = _version(connection), STEPS[-1].number
+    if version <= newest:
+        return True
+    try:
+        later, needs = connection.execute(
+            "SELECT count(*), max(needs) FROM schema_steps WHERE step > ?", (newest,)
+        ).fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_ERROR":  # a lock, for one: it is tried again
+            raise
+        return False
+    return bool(later == version - newest and needs <= newest)
 
 
 def _refuse_foreign(connection: sqlite3.Connection) -> None:

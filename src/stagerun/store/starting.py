@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attrs import frozen
+
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Stage
 from stagerun.model.status import Ending, Status
@@ -11,6 +13,7 @@ from stagerun.store.writes import INSERT, WIDTH
 
 __all__ = [
     "OWNER_LIVES",
+    "Claim",
     "begin",
     "create_run",
     "declared",
@@ -20,6 +23,16 @@ __all__ = [
     "store_items",
     "take_turn",
 ]
+
+@frozen
+class Claim:
+    """What must hold for a run to be made, and what is written together with it."""
+
+    condition: str
+    """SQL that is true or false."""
+    parameters: tuple[Any, ...]
+    body: tuple[Statement, ...]
+
 
 OWNER_LIVES = "EXISTS (SELECT 1 FROM owners w WHERE w.owner = {owner} AND w.ended_at IS NULL)"
 """Work is opened by an owner that nobody has ended; see docs/decisions/0003."""
@@ -41,13 +54,15 @@ def create_run(
     concurrency_key: str | None = None,
     concurrency: int | None = None,
     own_source: bool = False,
+    claim: Claim | None = None,
 ) -> Unit:
     """Return the unit that makes a run with its first generation; its guard returns the number.
 
     With *queued* it waits for ``begin``, as a run whose items are yet to be stored does.
 
-    The guard refuses when ``request_key`` has been used: the run exists already. And when the owner
-    has been ended by somebody: nobody would ever settle what it opens.
+    The guard refuses when ``request_key`` has been used: the run exists already. When the owner
+    has been ended by somebody: nobody would ever settle what it opens. And when the claim does not
+    hold any more.
     """
     status = "queued" if queued else "running"
     this = "(SELECT run FROM runs WHERE id = ?)"
@@ -56,7 +71,7 @@ def create_run(
         "INSERT INTO runs (id, pipeline, target, generation, created_at, params, source,"
         " source_length, request_key, concurrency_key, concurrency, on_interrupt, resumes,"
         " own_source) SELECT ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? WHERE"
-        f" {OWNER_LIVES.format(owner='?')}"
+        f" {OWNER_LIVES.format(owner='?')} AND {'1' if claim is None else claim.condition}"
         " ON CONFLICT (request_key) DO NOTHING RETURNING run",
         (
             identifier,
@@ -73,6 +88,7 @@ def create_run(
             pipeline.resumes,
             own_source,
             owner,
+            *(() if claim is None else claim.parameters),
         ),
     )
     body = [
@@ -94,7 +110,7 @@ def create_run(
         Statement(f"INSERT INTO labels VALUES ({this}, ?, ?)", (identifier, name, value))  # noqa: S608 - as above
         for name, value in labels.items()
     ]
-    return Unit(guard, body)
+    return Unit(guard, body if claim is None else [*body, *claim.body])
 
 
 def declared(stage: Stage) -> tuple[str, str, int, int, int | None]:

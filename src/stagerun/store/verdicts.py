@@ -92,6 +92,12 @@ class Looks:
         ).fetchall()
         return tuple(owner for owner, *rest in rows if self._see(*rest)[0] is Liveness.DEAD)
 
+    def is_dead(
+        self, owner: str, device: int | None, inode: int | None, ended_at: int | None
+    ) -> bool:
+        """Whether an owner's process has gone, settled or not."""
+        return self._see(owner, device, inode, ended_at)[0] is Liveness.DEAD
+
     def in_hand(self, owner: str) -> tuple[InFlight, ...]:
         """Return the items that an owner has in flight; nothing of one that does not live."""
         life, page = self._seen.get(owner, (Liveness.UNKNOWN, None))

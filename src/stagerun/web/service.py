@@ -14,6 +14,7 @@ from stagerun.engine import opening
 from stagerun.engine.runtime import Runtime
 from stagerun.errors import RuntimeClosedError, UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.store.opening import check_path
 from stagerun.store.pool import ReadingPool
 from stagerun.web.app import build
@@ -47,6 +48,8 @@ class Service:
         database: A file; it is created when there is none. Its folder must exist.
         pipelines: What may be started and resumed over HTTP, by name, and what this program takes
             over when its process has gone.
+        schedules: What this program runs by itself, at the times of a clock on the wall. Their
+            pipelines may be started and resumed by name as well.
         token: What whoever changes something must show as ``Authorization: Bearer TOKEN``; so must
             whoever reads from beyond this machine. None: ``STAGERUN_TOKEN``, else the one in the
             file ``DATABASE.token``, which is made when there is none.
@@ -69,6 +72,7 @@ class Service:
         database: str | Path = "stagerun.db",
         *,
         pipelines: Iterable[Pipeline] = (),
+        schedules: Iterable[Schedule] = (),
         token: str | None = None,
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
@@ -80,7 +84,8 @@ class Service:
             if isinstance(given, str):
                 raise UsageError(f"{name} takes a list of texts, got {given!r}")
         self.database = Path(database).expanduser().absolute()
-        self.pipelines = _by_name(pipelines)
+        self.schedules = tuple(schedules)
+        self.pipelines = _by_name([*pipelines, *_pipelines_of(self.schedules)])
         """What may be started by name."""
         self.leaving = False
         """Whether the program was told to end: streams end by themselves."""
@@ -179,7 +184,8 @@ class Service:
         if not self._insecure:
             _ = self.token  # to be read before anything is started
         self.leaving = False
-        async with _host()(self.database, pipelines=self.pipelines.values()) as runtime:
+        served = {"pipelines": self.pipelines.values(), "schedules": self.schedules}
+        async with _host()(self.database, **served) as runtime:
             self._runtime, self._pool = runtime, ReadingPool(self.database)
             try:
                 with signals_heard(self.leave):
@@ -205,12 +211,19 @@ class Service:
         return None if self._insecure else self.token
 
 
+def _pipelines_of(schedules: Iterable[Schedule]) -> list[Pipeline]:
+    for schedule in schedules:
+        if not isinstance(schedule, Schedule):
+            raise UsageError(f"schedules takes schedules, got {schedule!r}")
+    return [schedule.pipeline for schedule in schedules]
+
+
 def _by_name(pipelines: Iterable[Pipeline]) -> dict[str, Pipeline]:
     found: dict[str, Pipeline] = {}
     for pipeline in pipelines:
         if not isinstance(pipeline, Pipeline):
             raise UsageError(f"pipelines takes pipelines, got {pipeline!r}")
-        if pipeline.name in found:
+        if found.get(pipeline.name, pipeline) is not pipeline:
             raise UsageError(f"two pipelines are named {pipeline.name!r}: which one is meant?")
         found[pipeline.name] = pipeline
     return found

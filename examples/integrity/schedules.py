@@ -1,0 +1,39 @@
+"""The checks on schedules, several side by side.
+
+    stagerun serve examples/integrity/schedules.py:schedules
+
+INTEGRITY_ADDRESS    the site; without one each run serves itself, as `stagerun run` does
+INTEGRITY_EVERY      seconds between two runs of a schedule (30)
+"""
+
+import os
+from typing import Any, Final
+
+from examples.integrity.pipeline import pipeline
+from examples.integrity.synchronous import sync_process, sync_thread
+from stagerun import Schedule
+
+EVERY: Final = float(os.environ.get("INTEGRITY_EVERY", "30"))
+
+
+def site(**params: Any) -> dict[str, Any]:
+    address = os.environ.get("INTEGRITY_ADDRESS")
+    return {"address": address, **params} if address else params
+
+
+schedules = [
+    # Two halves of the entities, each twice at once where the one before still waits for a page.
+    Schedule("first-half", pipeline, every=EVERY, active=2, params=site(part="1/2")),
+    Schedule("second-half", pipeline, every=EVERY, active=2, params=site(part="2/2")),
+    # One entity through the client without a timeout: the newest run goes first, or the oldest.
+    Schedule(
+        "threads",
+        sync_thread,
+        every=EVERY,
+        overlap="cancel_previous",
+        params=site(part="1/4"),
+    ),
+    Schedule("processes", sync_process, every=EVERY, overlap="queue", params=site(part="1/4")),
+    # Everything, while nobody works.
+    Schedule("nightly", pipeline, cron="30 2 * * *", zone="Europe/Berlin", params=site()),
+]

@@ -1,0 +1,178 @@
+"""A small web site on the loopback interface, for those who have none at hand.
+
+    python -m examples.provisioning.site
+    python -m examples.provisioning.site --bad-certificate
+
+When it listens it prints one line, {"address": "http://127.0.0.1:PORT"}. It is the site of a boat
+hire that does not exist: a few pages, one that robots.txt closes, one that is no page.
+
+With `--bad-certificate` it speaks TLS, with a certificate that nobody has signed: made by the
+openssl program at the start, forgotten at the end. Who looks at certificates does not come in.
+"""
+
+import argparse
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import trio
+
+PAGES: Final = {
+    "/": """Tideline: kayaks and canoes by the estuary
+        Tideline lends kayaks and canoes, teaches beginners to paddle, and guides tours through the
+        estuary. The boathouse stands at the old harbour; it is open from April to October. Every
+        boat comes with paddle, spray deck and buoyancy vest.""",
+    "/boats": """Boats for hire
+        The sea kayak Petrel is long and quick, made for open water and steady paddlers. The touring
+        canoe Otter carries three people, or two with tents and stove. The short river kayak Wagtail
+        turns on the spot and forgives mistakes. All hulls are polyethylene.""",
+    "/courses": """Courses for beginners and improvers
+        The first course takes one morning: balance, forward stroke, wet exit. The second one takes
+        a weekend and adds bracing, rescue and reading currents. The navigation evening explains
+        charts, compass, buoys and tidal streams. Groups have six learners at most.""",
+    "/prices": """What it costs
+        A kayak costs 18 for half a day and 30 for a whole one. A canoe costs 40 a day. The first
+        course costs 45, the weekend 160, the navigation evening 15. Students and apprentices pay
+        half. Deposits are returned when the boat comes back clean.""",
+    "/tides": """Tides and weather
+        Leave the slipway two hours before high water and return with the ebb. Above wind force five
+        nobody is let out. Fog settles quickly behind the lighthouse: carry whistle, lamp and radio.
+        The tide table hangs beside the harbour gate.""",
+    "/find-us": """How to find us
+        From the railway station follow the canal towpath for twenty minutes. The bus stops at the
+        shipyard bridge. Cars park behind the sail loft. Bicycles are welcome in the boathouse,
+        where showers, lockers and a kitchen are.""",
+    "/staff/rota": """Rota
+        Who opens the boathouse is nobody's business but ours.""",
+}
+"""Path to text; its first line is the title."""
+LINKS: Final = (*PAGES, "/brochure.pdf", "/gone", "https://elsewhere.invalid/", "/boats#petrel")
+ROBOTS: Final = "User-agent: *\nDisallow: /staff/\n"
+
+
+@asynccontextmanager
+async def running_site(*, bad_certificate: bool = False) -> AsyncGenerator[str]:
+    """Run the site in a process of its own; its address is good inside the block."""
+    command = [sys.executable, "-m", __name__, "--until-stdin-closes"]
+    if bad_certificate:
+        command.append("--bad-certificate")
+    root = str(Path(__file__).parents[2])
+    process = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, cwd=root)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with process.stdin, process.stdout:
+        try:
+            with trio.fail_after(30):
+                line = b""
+                while not line.endswith(b"\n"):
+                    more = await process.stdout.receive_some()
+                    if not more:
+                        raise RuntimeError("the site ended before it listened; see its stderr")
+                    line += more
+            yield json.loads(line)["address"]
+        finally:
+            with trio.CancelScope(shield=True):
+                process.kill()  # it has nothing to put in order
+                await process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="0 lets the system choose")
+    add("--bad-certificate", action="store_true", help="speak TLS, and be believed by nobody")
+    add("--until-stdin-closes", action="store_true", help="end with the process that started this")
+    try:
+        trio.run(_serve, parser.parse_args())
+    except* KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    listen: Callable[..., Awaitable[Any]] = partial(trio.serve_tcp, _talk)
+    scheme = "http"
+    if options.bad_certificate:
+        listen = partial(trio.serve_ssl_over_tcp, _talk, ssl_context=self_signed())
+        scheme = "https"
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(listen, port=options.port, host="127.0.0.1"))
+        listener = listeners[0]
+        if options.bad_certificate:
+            listener = listener.transport_listener
+        port = listener.socket.getsockname()[1]
+        print(json.dumps({"address": f"{scheme}://127.0.0.1:{port}"}), flush=True)
+        if options.until_stdin_closes:
+            async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
+                while await stdin.receive_some():
+                    pass
+            nursery.cancel_scope.cancel()
+
+
+def self_signed() -> ssl.SSLContext:
+    """Make a certificate that nobody vouches for, and return a server's side of TLS with it."""
+    with TemporaryDirectory() as folder:
+        key, certificate = f"{folder}/key.pem", f"{folder}/certificate.pem"
+        command = ["openssl", "req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+        command += ["-newkey", "rsa:2048", "-keyout", key, "-out", certificate]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        except FileNotFoundError:
+            sys.exit("--bad-certificate needs the program openssl, which is not installed")
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"openssl could not make a certificate: {error.stderr}")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        return context
+
+
+async def _talk(stream: trio.abc.Stream) -> None:
+    """Answer one request; the connection ends with it."""
+    # Who left, fell silent, or does not like the certificate is not there to be told.
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        with trio.fail_after(30):
+            head = b""
+            while b"\r\n\r\n" not in head and len(head) < 2**16:
+                more = await stream.receive_some(4096)
+                if not more:
+                    return
+                head += more
+            _, path, *_ = [*head.decode("latin-1").split(" ", 2), ""]
+            status, kind, body = _answer(path.partition("?")[0])
+            start = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+            await stream.send_all(f"{start}Connection: close\r\n\r\n".encode() + body)
+
+
+def _answer(path: str) -> tuple[str, str, bytes]:
+    match path:
+        case "/robots.txt":
+            return "200 OK", "text/plain", ROBOTS.encode()
+        case "/brochure.pdf":
+            return "200 OK", "application/pdf", b"%PDF-1.7 of a sort"
+        case _ if path in PAGES:
+            return "200 OK", "text/html; charset=utf-8", _page(path).encode()
+    return "404 Not Found", "text/html; charset=utf-8", b"<title>Not here</title>"
+
+
+def _page(path: str) -> str:
+    title, _, text = PAGES[path].partition("\n")
+    links = "".join(f'<li><a href="{link}">{link}</a></li>' for link in LINKS)
+    return (
+        f"<!doctype html><html><head><title>{title}</title><style>p {{}}</style></head><body>"
+        f"<nav><ul>{links}</ul></nav><main><h1>{title}</h1><p>{text}</p></main></body></html>"
+    )
+
+
+if __name__ == "__main__":
+    main()

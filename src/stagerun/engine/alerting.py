@@ -1,0 +1,293 @@
+"""Alerts: what is seen is raised, once among all processes, and carried to people.
+
+It looks at committed data, in a thread and an event loop of its own, by a connection of its own: so
+it can neither hold up a run nor be held up by one, and goes on while a stage blocks the program's
+event loop. What is to be raised is pure (``rules/alerting.py``). That it is, and that the endings
+it came from have been looked at, stands in one transaction (``store/alerts.py``); deliveries wait
+in an outbox there (``store/outbox.py``) until they are settled.
+
+Only while the database takes no commits are alerts carried from memory, and stored afterwards.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+from attrs import evolve
+
+from stagerun.engine.announcing import announced
+from stagerun.engine.delivery import Courier
+from stagerun.engine.env import Env
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.sighting import with_own
+from stagerun.engine.watch import Watch
+from stagerun.errors import StoreError, UsageError
+from stagerun.logs import RunLog
+from stagerun.model.alert import Alerts
+from stagerun.model.sights import Book, Sights
+from stagerun.rules.alerting import look
+from stagerun.rules.liveness import Thresholds
+from stagerun.rules.notices import Notice
+from stagerun.store import alerts as stored
+from stagerun.store import outbox
+from stagerun.store.beside import Access, Beside, Within
+from stagerun.store.driver import Store
+from stagerun.store.outbox import Parcel
+from stagerun.store.transaction import Unit
+
+__all__ = ["LAST_LOOK", "Alerting"]
+
+LAST_LOOK: Final = 3.0
+"""Seconds for which deliveries may hold up the leaving of a runtime."""
+_EVERY: Final = 1.0
+"""Seconds between two looks."""
+_PATIENCE: Final = 0.25
+"""Seconds for which a look waits for the write lock."""
+_SAID_AFTER: Final = 5.0
+"""Seconds of trouble after which the log is told: a lock that others hold for a moment is none."""
+
+
+class Alerting:
+    """Watches one runtime's database for one ``Alerts``.
+
+    Args:
+        alerts: Who is told what.
+        store: The runtime's store: where the database is; in virtual time also the way to it.
+        recorder: What knows how the database does.
+        env: The world.
+        watch: What knows who blocks the event loop.
+        owner: Which owner this runtime is.
+    """
+
+    def __init__(
+        self,
+        alerts: Alerts,
+        store: Store,
+        recorder: Recorder,
+        env: Env,
+        watch: Watch,
+        *,
+        owner: Callable[[], int],
+    ) -> None:
+        if not isinstance(alerts, Alerts):
+            raise UsageError(f"alerts takes Alerts([...]), got {alerts!r}")
+        self._alerts = alerts
+        self._recorder = recorder
+        self._env = env
+        self._watch = watch
+        self._owner = owner
+        self._limits = Thresholds.of(env.environ)
+        kinds = {rule.kind for rule in alerts.rules}
+        self._looks_at_runs = bool(kinds & {"stalled", "running", "older"})
+        self._access: Access = (
+            Beside(Path(store.path), patience=_PATIENCE)
+            if env.threads
+            else Within(store.ask, recorder.write)
+        )
+        # Written by: the program's event loop.
+        self._scope = trio.CancelScope(shield=True)
+        self._over = trio.Event()
+        self._opened = self._leaving = False
+        # Written by: the event loop of the alerts.
+        self._host: trio.lowlevel.TrioToken | None = None
+        self._courier: Courier = Courier(alerts, env)
+        self._last = trio.CancelScope()
+        self._wake = trio.Event()
+        self._book = Book()
+        """As of the last look."""
+        self._told: dict[str, int] = {}
+        """What lasts and was told from memory: the stored book does not have it yet."""
+        self._unstored: dict[tuple[str, str], Parcel] = {}
+        """Deliveries whose state is not in the database yet."""
+        self._in_hand: dict[str, Parcel] = {}
+        """By their sinks: each gets one at a time."""
+        self._since: float | None = None
+        """When the trouble began that keeps it from looking; on ``Env.monotonic``."""
+        self._said = False
+
+    # -- the program's event loop -----------------------------------------------------------------
+
+    async def open(self, floor: trio.Nursery) -> None:
+        """Listen from now on; what has ended before is not told."""
+        await self._recorder.write(stored.begin(self._alerts.name))
+        self._opened = True
+        floor.start_soon(self._run, name=f"alerts {self._alerts.name}")
+
+    async def close(self) -> None:
+        """Tell what is still to be told, for a few seconds; what is left waits for the next one."""
+        if not self._opened:
+            return
+        self._leaving = True
+        if self._host is not None:
+            self._host.run_sync_soon(self._hear_leaving)
+        with trio.move_on_after(LAST_LOOK + _EVERY):
+            await self._over.wait()
+        self._scope.cancel(reason="the runtime is left")
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                if self._env.threads:
+                    await trio.to_thread.run_sync(
+                        trio.run,
+                        self._serve,
+                        abandon_on_cancel=True,
+                        limiter=trio.CapacityLimiter(1),
+                        thread_name="stagerun-alerts",
+                    )
+                else:
+                    await self._serve()
+        except Exception as error:  # noqa: BLE001 - a defect: no run shall end for it
+            self._log.error("alerts have stopped", exc_info=error)
+        finally:
+            self._over.set()
+
+    # -- the event loop of the alerts -------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Look, each second and whenever something has been carried, until it is left."""
+        self._host = trio.lowlevel.current_trio_token()
+        if self._leaving:
+            self._hear_leaving()
+        try:
+            async with trio.open_nursery() as lanes:
+                with self._last:
+                    while await self._look_safely(lanes) or self._in_hand or not self._leaving:
+                        with trio.move_on_after(_EVERY):
+                            await self._wake.wait()
+                        self._wake = trio.Event()
+                lanes.cancel_scope.cancel(reason="the runtime is left")
+        finally:
+            with trio.move_on_after(_EVERY, shield=True):
+                await self._put_away_at_last()
+
+    def _hear_leaving(self) -> None:
+        self._last.deadline = trio.current_time() + LAST_LOOK
+        self._wake.set()
+
+    async def _look_safely(self, lanes: trio.Nursery) -> bool:
+        """Look; return whether there may be more. Trouble costs nothing but the next look."""
+        try:
+            more = await self._look(lanes)
+        except StoreError as error:
+            self._raise_from_memory()
+            self._note(str(error))
+            more = False
+        except Exception as error:  # noqa: BLE001 - a defect: the next look may do
+            self._note(repr(error), error)
+            more = False
+        else:
+            self._note(None)
+        now = self._env.now_us()
+        for parcel in [*self._unstored.values()]:
+            if not parcel.settled and parcel.next_try_at <= now and parcel.sink in self._idle():
+                self._hand_over(parcel, lanes)
+        if more:
+            self._wake.set()
+        return more
+
+    async def _look(self, lanes: trio.Nursery) -> bool:
+        await self._put_away()
+        more = await self._raise()
+        now = self._env.now_us()
+        for parcel in await self._access.ask(outbox.due(self._alerts.name, self._idle(), now)):
+            more = True
+            if await self._access.write(outbox.claim(parcel, self._owner(), now)) is not None:
+                self._hand_over(parcel, lanes)
+        return more
+
+    async def _raise(self) -> bool:
+        """Raise what is to be raised; return whether there may be more."""
+        now = self._env.now_us()
+        book, sights = await self._access.ask(
+            stored.news(
+                self._alerts.name,
+                now,
+                self._limits,
+                but=self._owner(),
+                under_way=self._looks_at_runs,
+            )
+        )
+        sights = with_own(sights, self._watch, self._recorder, self._env, self._owner())
+        known = evolve(book, episodes={**book.episodes, **self._told})
+        found = look(known, sights, self._alerts)
+        self._book = found.book
+        if found.book == book:
+            return False
+        parcels = [parcel for notice in found.raised for parcel in self._parcels(notice, now)]
+        turned = await self._access.write(stored.turn(self._alerts.name, book, found.book, parcels))
+        if turned is not None:  # else another process has looked at the same moment
+            self._told = {}
+        return turned is None or sights.ending is not None
+
+    def _raise_from_memory(self) -> None:
+        """Raise what can be seen without the database: that it, or the event loop, is stuck."""
+        now = self._env.now_us()
+        sights = with_own(Sights(now=now), self._watch, self._recorder, self._env, self._owner())
+        found = look(self._book, sights, self._alerts)
+        self._told |= dict(found.book.episodes.items() - self._book.episodes.items())
+        self._book = found.book
+        for notice in found.raised:
+            self._unstored |= {parcel.key: parcel for parcel in self._parcels(notice, now)}
+
+    def _parcels(self, notice: Notice, now: int) -> list[Parcel]:
+        alert = announced(notice, self._alerts.name, self._env.new_id(), now)
+        return [Parcel(alert=alert, sink=sink.name, next_try_at=now) for sink in self._alerts.sinks]
+
+    # -- deliveries -------------------------------------------------------------------------------
+
+    def _idle(self) -> list[str]:
+        """Return the sinks that could take something."""
+        return [
+            sink.name
+            for sink in self._alerts.sinks
+            if sink.name not in self._in_hand and self._courier.has_room(sink.name)
+        ]
+
+    def _hand_over(self, parcel: Parcel, lanes: trio.Nursery) -> None:
+        self._in_hand[parcel.sink] = parcel
+        lanes.start_soon(self._carry, parcel, name=f"carries alerts to {parcel.sink}")
+
+    async def _carry(self, parcel: Parcel) -> None:
+        carried = await self._courier.carry(parcel)
+        self._unstored[carried.key] = carried
+        del self._in_hand[parcel.sink]
+        self._wake.set()
+
+    async def _put_away(self) -> None:
+        """Store what has become of deliveries; not of those that are under way."""
+        under_way = [parcel.key for parcel in self._in_hand.values()]
+        parcels = [each for each in self._unstored.values() if each.key not in under_way]
+        if parcels:
+            await self._access.write(Unit(None, [outbox.keep(parcel) for parcel in parcels]))
+            for parcel in parcels:
+                del self._unstored[parcel.key]
+
+    async def _put_away_at_last(self) -> None:
+        self._in_hand.clear()  # it was left behind: whoever comes next tries again
+        try:
+            await self._put_away()
+        except StoreError as error:
+            self._log.warning("what became of %d alerts is not stored: %s",
+                              len(self._unstored), error)  # fmt: skip
+        finally:
+            self._access.close()
+
+    @property
+    def _log(self) -> RunLog:
+        return RunLog(now=self._env.now_us)
+
+    def _note(self, trouble: str | None, defect: Exception | None = None) -> None:
+        """Say what keeps alerts from being looked at: once when it lasts, and once it is over."""
+        now = self._env.monotonic()
+        if trouble is None:
+            if self._said:
+                self._log.warning("alerts are looked at again")
+            self._since, self._said = None, False
+            return
+        self._since = now if self._since is None else self._since
+        if not self._said and (defect is not None or now - self._since >= _SAID_AFTER):
+            self._said = True
+            self._log.warning("alerts wait, and are looked at again: %s", trouble, exc_info=defect)

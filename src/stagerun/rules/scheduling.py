@@ -1,0 +1,115 @@
+"""What is to be done about the slots of a schedule: pure decisions.
+
+Invariant: each slot is fired, skipped, or counted among the missed ones of the slot that was
+decided after it; and it is so once.
+"""
+
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from stagerun.model.schedule import Overlap, Schedule
+
+__all__ = ["Due", "Fire", "Open", "Skip", "decide", "due", "next_slot", "put_right"]
+
+_COUNTED = 10_000
+"""Missed slots of a cron that are counted one by one; beyond, so many are told at least."""
+_SET_BACK = 86_400_000_000
+"""Microseconds by which a slot may be later than it should, after a clock was set back."""
+_DAY = 86_400_000_000
+_IN_LINE = 100
+"""Runs of a schedule that may wait for their turn; what comes on top of them is skipped."""
+
+
+@frozen
+class Due:
+    """A slot whose time has come."""
+
+    slot: int
+    """The last one that has."""
+    missed: int
+    """How many had before it, that nobody was there for."""
+    next_at: int
+
+
+@frozen
+class Open:
+    """A run of the schedule that has not ended."""
+
+    id: str
+    queued: bool
+
+
+@frozen
+class Fire:
+    """A run is started."""
+
+    cancel: tuple[str, ...] = ()
+    """Runs that are asked to make room for it, the oldest first."""
+
+
+@frozen
+class Skip:
+    """Nothing is started, and it says why."""
+
+    reason: str
+
+
+def due(schedule: Schedule, slot: int, now: int) -> Due | None:
+    """Return which slot is to be decided now; None: *slot*, the next one, is still to come."""
+    if slot > now:
+        return None
+    if schedule.every is not None:
+        step = round(schedule.every * 1e6)
+        missed = (now - slot) // step
+        last = slot + missed * step
+        return Due(last, missed, last + step)
+    missed, last = 0, slot
+    for at in schedule.slots(slot):
+        if at > now:
+            return Due(last, missed, at)
+        missed, last = missed + 1, at
+        if missed == _COUNTED:
+            return _after_ages(schedule, last, now)
+    raise AssertionError("a cron that came once comes again")
+
+
+def _after_ages(schedule: Schedule, slot: int, now: int) -> Due:
+    """Return the due slot without counting: only the last days before *now* are looked at."""
+    days, last = 1, slot
+    while True:
+        for at in schedule.slots(max(slot, now - days * _DAY)):
+            if at > now:
+                break
+            last = at
+        if last > slot or now - days * _DAY <= slot:
+            return Due(last, _COUNTED, schedule.after(now))
+        days *= 8
+
+
+def next_slot(schedule: Schedule, now: int) -> int:
+    """Return the first slot of a schedule that is served for the first time, or again."""
+    return schedule.after(now)
+
+
+def put_right(schedule: Schedule, slot: int, now: int) -> int | None:
+    """Return what the next slot must be instead, if a clock was far ahead when it was noted.
+
+    A clock that is set back a little fires nothing twice: what it has fired it waits for.
+    """
+    usual = schedule.after(now)
+    return usual if slot - usual > _SET_BACK else None
+
+
+def decide(overlap: Overlap, active: int, others: Sequence[Open]) -> Fire | Skip:
+    """Decide about a slot. *others*: the schedule's runs that have not ended, the oldest first."""
+    if len(others) < active:
+        return Fire()
+    if overlap == "cancel_previous":
+        return Fire(cancel=tuple(run.id for run in others[: len(others) - active + 1]))
+    if overlap == "queue":
+        waiting = sum(run.queued for run in others)
+        return Skip(f"{waiting} runs of it wait in line already") if waiting >= _IN_LINE else Fire()
+    oldest = others[0].id
+    under_way = f"run {oldest} has" if active == 1 else f"{len(others)} runs, first {oldest}, have"
+    return Skip(f"{under_way} not ended yet")
