@@ -18,8 +18,8 @@ __all__ = ["Outline", "OutlineError", "Synopsis", "parse", "read"]
 
 LARGEST: Final = 1_000_000
 """Bytes of an outline's file."""
-MOST_CHAPTERS: Final = 500
-"""Of a book."""
+MOST_CHAPTERS: Final = 60
+"""Of a book: so many are handed to `write` in one piece, which no kill can bring out of order."""
 
 
 class OutlineError(ValueError):

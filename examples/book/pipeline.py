@@ -109,25 +109,32 @@ async def chapters(planned: Planned) -> AsyncGenerator[Task]:
         yield Task(planned.folder, number)
 
 
-@stage(workers=1, deadline=900, http_total=240, buffer=1000, weight=10, resource=open_models)
+@stage(
+    workers=1,
+    deadline=900,
+    http_total=240,
+    buffer=1000,
+    weight=10,
+    least_ok=1,
+    resource=open_models,
+)
 async def write(task: Task, ctx: Context) -> Chapter:
     """Write a chapter after all that came before it. One that this run has put there stays."""
     shelf, number = Shelf(Path(task.folder)), task.number
     book = await in_thread(shelf.book)
-    place = f"chapter {number} of {len(book.chapters)}"
-    ctx.report(
-        "write", f"{place}: {book.chapters[number - 1].title}", number - 1, len(book.chapters)
-    )
+    count, title = len(book.chapters), book.chapters[number - 1].title
+    which = f"chapter {number} of {count}"
+    ctx.report("write", f"{which}: {title}", number - 1, count)
     writer = f"run {ctx.run} by plan {book.fingerprint}"
     text = await in_thread(partial(shelf.chapter, number, by=writer))
     if text is None:
-        ctx.log.info("%s of %s is begun", place, book.title)
+        ctx.log.info("%s of %s is begun", which, book.title)
         before = await in_thread(shelf.chapter, number - 1)
         words = wishes(ctx.params).words
         text = await patiently(ctx, prompts.writing(book, number, before, words), words)
         await in_thread(partial(shelf.put_chapter, number, text, by=writer))
-    ctx.report("write", f"{place} is written", number, len(book.chapters))
-    ctx.log.info("%s of %s is written", place, book.title)
+    ctx.report("write", f"{which} is written", number, count)
+    ctx.log.info("%s of %s is written", which, book.title)
     return Chapter(task.folder, number, len(text.split()))
 
 

@@ -1,6 +1,6 @@
 """A network that goes away and comes back: a forwarder on the loopback interface.
 
-    python -m examples.integrity.network --to http://127.0.0.1:8100
+    python -m examples.integrity.network --to http://127.0.0.1:8100 --port 8200
 
 It prints one line, {"address": "http://127.0.0.1:PORT"}, passes on what is asked of that address,
 and obeys the words on its standard input:
@@ -27,11 +27,11 @@ import trio
 
 
 @asynccontextmanager
-async def running_network(to: str) -> AsyncGenerator["Network"]:
+async def running_network(to: str, port: int = 0) -> AsyncGenerator["Network"]:
     """Forward to an address inside the block."""
     network = Network(to)
     async with trio.open_nursery() as nursery:
-        listen = partial(trio.serve_tcp, network.talk, 0, host="127.0.0.1")
+        listen = partial(trio.serve_tcp, network.talk, port, host="127.0.0.1")
         listeners: list[trio.SocketListener] = await nursery.start(listen)
         network.address = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         yield network
@@ -111,9 +111,9 @@ def _reset_when_closed(stream: trio.SocketStream) -> None:
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-async def obey(to: str) -> None:
+async def obey(to: str, port: int) -> None:
     """Forward until standard input ends."""
-    async with running_network(to) as network:
+    async with running_network(to, port) as network:
         print(json.dumps({"address": network.address}), flush=True)
         words = {"lost": network.lose, "down": network.go_down, "up": network.come_up}
         async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
@@ -132,8 +132,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--to", required=True, help="where to: http://HOST:PORT")
+    parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
+    options = parser.parse_args()
     try:
-        trio.run(obey, parser.parse_args().to)
+        trio.run(obey, options.to, options.port)
     except* KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

@@ -22,18 +22,12 @@ def site(**params: Any) -> dict[str, Any]:
 
 
 schedules = [
-    # Two halves of the entities, each twice at once where the one before still waits for a page.
+    # Two halves of the entities. While a run still waits for a page, the next one may begin.
     Schedule("first-half", pipeline, every=EVERY, active=2, params=site(part="1/2")),
     Schedule("second-half", pipeline, every=EVERY, active=2, params=site(part="2/2")),
-    # One entity through the client without a timeout: the newest run goes first, or the oldest.
-    Schedule(
-        "threads",
-        sync_thread,
-        every=EVERY,
-        overlap="cancel_previous",
-        params=site(part="1/4"),
-    ),
-    Schedule("processes", sync_process, every=EVERY, overlap="queue", params=site(part="1/4")),
+    # One entity through the client without a timeout, one run at a time.
+    Schedule("threads", sync_thread, every=EVERY, params=site(part="1/4")),
+    Schedule("processes", sync_process, every=EVERY, params=site(part="1/4")),
     # Everything, while nobody works.
     Schedule("nightly", pipeline, cron="30 2 * * *", zone="Europe/Berlin", params=site()),
 ]

@@ -8,7 +8,8 @@ It speaks the usual protocol, and when it listens it prints one line,
     POST /v1/chat/completions    messages, response_format (json_schema, json_object), max_tokens
     POST /v1/embeddings          input: a text, or a list of texts; 64 numbers for each
     GET  /v1/models
-    GET  /requests               {"requests", "open", "contents", "latest": [what was asked]}
+    GET  /requests               {"requests", "chats", "embeddings", "open", "contents",
+                                  "latest": [what was asked]}
 
 Answers are the same for the same request (answers.py). So many requests as asked for misbehave,
 counted as different contents arrive:
@@ -30,7 +31,7 @@ import signal
 import socket
 import struct
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -186,6 +187,7 @@ class Server:
         self._misbehaved: set[tuple[str, str]] = set()
         self._latest: deque[str] = deque(maxlen=REMEMBERED)
         self._requests = self._open = 0
+        self._kinds: Counter[str] = Counter()
 
     async def listen(self, task_status: trio.TaskStatus[str]) -> None:
         """Serve until cancelled; what starts this is told the address."""
@@ -214,6 +216,8 @@ class Server:
     def _counted(self) -> dict[str, Any]:
         return {
             "requests": self._requests,
+            "chats": self._kinds["Chat"],
+            "embeddings": self._kinds["Embeddings"],
             "open": self._open,
             "contents": len(self._contents),
             "latest": [*self._latest],
@@ -234,6 +238,7 @@ class Server:
         return _error(HTTPStatus.NOT_FOUND, f"nothing answers {request.method} {request.path}")
 
     def _answered(self, asked: protocol.Asked) -> Answer:
+        self._kinds[type(asked).__name__] += 1
         self._latest.append(asked.last[:SHOWN])
         mode = self._mode("\n".join(asked.texts))
         return Answer(HTTPStatus.OK, asked.answer(well=mode != "malformed"), mode)

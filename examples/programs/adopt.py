@@ -8,6 +8,7 @@ started under a key of the row's own: asked again, or killed in the middle, noth
 """
 
 import argparse
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -28,8 +29,8 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         adopt(asked.old, asked.service)
-    except ValueError as error:
-        sys.exit(str(error))
+    except (ValueError, sqlite3.Error) as error:
+        sys.exit(f"{asked.old} cannot be adopted from: {error}")
     except httpx.HTTPError as error:
         sys.exit(f"{asked.service} does not start jobs ({error}): see to it, then adopt again")
 
@@ -38,6 +39,7 @@ def adopt(old: Path, service: str) -> None:
     """Adopt every job that the old table calls `in_progress`, and print what became of it."""
     jobs = storage.zombies(old)
     with httpx.Client(base_url=service, timeout=30) as client:
+        client.get("/jobs/readyz").raise_for_status()  # the old service has no such path
         for job in jobs:
             run, reason = started_again(client, job)
             storage.settle(old, job.id, reason, run)
@@ -50,7 +52,7 @@ def started_again(client: httpx.Client, job: OldJob) -> tuple[str | None, str]:
     """Return the run that goes on with a job, and the reason for its row."""
     key = {"Idempotency-Key": f"adopted {job.id}"}
     answer = client.post("/api/programs/generate", content=job.request, headers=key)
-    if answer.is_client_error:
+    if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
         problem = answer.json()["detail"]
         return None, f"the server was restarted, and this cannot be started again: {problem}"
     run = answer.raise_for_status().json()["job"]

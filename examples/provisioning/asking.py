@@ -5,8 +5,10 @@ there; the statement is ours, one SELECT, on a connection that can do nothing el
 and rows. Each answer names the rows that it rests upon, and the pages which those are from.
 """
 
+import re
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,12 +22,14 @@ from examples.models.client import Models
 from examples.provisioning.dataset import reading, tables_in
 from examples.provisioning.designs import Table
 
-__all__ = ["Answer", "Cited", "ask", "look_up", "questions"]
+__all__ = ["Answer", "Check", "Cited", "ask", "checks", "look_up"]
 
 SECONDS: Final = 5.0
 MOST_ROWS: Final = 5
 """That an answer cites."""
 LONGEST_VALUE: Final = 300
+MOST_WORDS: Final = 3
+"""That a check asks for."""
 SYSTEM: Final = """Say what to look up in a data set, to answer the question of the user.
 table: which of the tables to look into. words: what the rows have to speak of; none for all rows.
 want: whether to tell which rows those are, or how many. The tables are:
@@ -76,19 +80,45 @@ async def ask(models: Models, path: Path, question: str) -> Answer:
     return await trio.to_thread.run_sync(partial(look_up, path, question, query))
 
 
-def questions(path: Path) -> list[tuple[str, int, str]]:
-    """Return a question to each table that has rows, and the table and row that answer it."""
-    asked = []
+@frozen
+class Check:
+    """A question whose answer is known: rows of that table that have all of the words."""
+
+    table: str
+    words: list[str]
+
+    @property
+    def question(self) -> str:
+        return f"{' '.join(self.words)}: which rows of {self.table} speak of that?"
+
+    def is_right(self, answer: Answer) -> bool:
+        """Whether one of the rows is cited."""
+        told = [_spoken(cited.values) for cited in answer.rows if cited.table == self.table]
+        return any(all(word in spoken for word in self.words) for spoken in told)
+
+
+def checks(path: Path) -> list[Check]:
+    """Return one for each table: it asks for the words that the fewest of its rows have."""
+    made = []
     with reading(path) as connection:
-        for table in tables_in(connection):
+        tables = tables_in(connection)
+        for table in tables:
             rows = connection.execute(f'SELECT * FROM "{table.name}" ORDER BY id').fetchall()
-            if not rows:
-                continue
-            row = rows[len(rows) // 2]
-            texts = [str(row[c.name]) for c in table.columns if row[c.name] is not None]
-            says = " ".join([*dict.fromkeys(" ".join(texts).split())][:6])
-            asked.append((table.name, row["id"], f"{says}: which rows of {table.name} say so?"))
-    return asked
+            spoken = [_words(_spoken(_values(table, row)), tables) for row in rows]
+            often = Counter(word for words in spoken for word in words)
+            told = [
+                sorted(words, key=lambda word: (often[word], word)) for words in spoken if words
+            ]
+            if told:
+                made.append(Check(table.name, told[len(told) // 2][:MOST_WORDS]))
+    return made
+
+
+def _words(text: str, tables: Sequence[Table]) -> set[str]:
+    """Return what can be asked for: no numbers, nothing short, and no name of a table."""
+    names = [table.name for table in tables]
+    words = re.findall(r"[^\W\d_]{4,}", text)
+    return {word for word in words if not any(name in word for name in names)}
 
 
 def _tables(path: Path) -> list[Table]:
@@ -154,7 +184,7 @@ def _cited(
             table=table.name,
             id=row["id"],
             page=row["from_address"],
-            values={column.name: _short(row[column.name]) for column in table.columns},
+            values=_values(table, row),
         )
         for row in connection.execute(listed, words)
     ]
@@ -167,6 +197,14 @@ def _sentence(cited: Sequence[Cited], count: int, query: Query) -> str:
         return f"{count} of {first.table}, among them {first.id}: {told} ({first.page})."
     others = f" {count - 1} more of its rows speak of it." if count > 1 else ""
     return f"{first.table} {first.id}: {told} ({first.page}).{others}"
+
+
+def _values(table: Table, row: sqlite3.Row) -> dict[str, Any]:
+    return {column.name: _short(row[column.name]) for column in table.columns}
+
+
+def _spoken(values: dict[str, Any]) -> str:
+    return _folded(" ".join(str(value) for value in values.values() if value is not None))
 
 
 def _folded(text: Any) -> str:

@@ -17,7 +17,7 @@ import trio
 from attrs import field, fields_dict, frozen
 
 from examples.models.client import open_models, worth_another_try
-from examples.provisioning.asking import Answer, ask, questions
+from examples.provisioning.asking import Answer, ask, checks
 from examples.provisioning.crawl import CrawlError, Limits, Site, read_site
 from examples.provisioning.dataset import DataSet, Row, faults, write
 from examples.provisioning.designs import Customer, Design, Table, rows_type, tables_of
@@ -210,15 +210,14 @@ def validate(loaded: Loaded, ctx: Context) -> Loaded:
 @stage(deadline=600, heartbeat_timeout=60, resource=open_models, retry=Retry(on=worth_another_try))
 async def check(loaded: Loaded, ctx: Context) -> Report:
     """Ask for a row of each table: does the answer cite it?"""
-    least = options_of(ctx.params).least
-    asked = await trio.to_thread.run_sync(questions, Path(loaded.path))
+    path, least = Path(loaded.path), options_of(ctx.params).least
+    asked = await trio.to_thread.run_sync(checks, path)
     right, answers = 0, []
-    for table, row, question in asked:
-        answer = await ask(ctx.resource, Path(loaded.path), question)
+    for each in asked:
+        answer = await ask(ctx.resource, path, each.question)
         answers.append(answer)
-        found = (table, row) in {(cited.table, cited.id) for cited in answer.rows}
-        right += found
-        ctx.log.info("%s: %s", "right" if found else "wrong", question)
+        right += each.is_right(answer)
+        ctx.log.info("%s: %s", "right" if each.is_right(answer) else "wrong", each.question)
         ctx.heartbeat()
     if right < least * len(asked):
         raise ValueError(f"only {right} of {len(asked)} questions were answered right")

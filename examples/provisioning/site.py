@@ -2,12 +2,16 @@
 
     python -m examples.provisioning.site
     python -m examples.provisioning.site --bad-certificate
+    python -m examples.provisioning.site --mark hang
 
 When it listens it prints one line, {"address": "http://127.0.0.1:PORT"}. It is the site of a boat
 hire that does not exist: a few pages, one that robots.txt closes, one that is no page.
 
 With `--bad-certificate` it speaks TLS, with a certificate that nobody has signed: made by the
 openssl program at the start, forgotten at the end. Who looks at certificates does not come in.
+
+With `--mark hang` the first page has [[hang]] in its text: the model server of these examples never
+answers who asks it about that. examples/models/server.py tells what other marks do.
 """
 
 import argparse
@@ -17,7 +21,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -93,18 +97,26 @@ def main() -> None:
     add = parser.add_argument
     add("--port", type=int, default=0, help="0 lets the system choose")
     add("--bad-certificate", action="store_true", help="speak TLS, and be believed by nobody")
+    add("--mark", help="a mark on the first page, by which the model server misbehaves")
     add("--until-stdin-closes", action="store_true", help="end with the process that started this")
+    options = parser.parse_args()
     try:
-        trio.run(_serve, parser.parse_args())
+        trio.run(_serve, options)
     except* KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except* OSError as group:
+        sys.exit(f"cannot listen at port {options.port}: {group.exceptions[0]}")
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    listen: Callable[..., Awaitable[Any]] = partial(trio.serve_tcp, _talk)
+    pages = dict(PAGES)
+    if options.mark:
+        pages["/"] += f" [[{options.mark}]]"
+    talk = partial(_talk, pages)
+    listen: Callable[..., Awaitable[Any]] = partial(trio.serve_tcp, talk)
     scheme = "http"
     if options.bad_certificate:
-        listen = partial(trio.serve_ssl_over_tcp, _talk, ssl_context=self_signed())
+        listen = partial(trio.serve_ssl_over_tcp, talk, ssl_context=self_signed())
         scheme = "https"
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(listen, port=options.port, host="127.0.0.1"))
@@ -137,7 +149,7 @@ def self_signed() -> ssl.SSLContext:
         return context
 
 
-async def _talk(stream: trio.abc.Stream) -> None:
+async def _talk(pages: Mapping[str, str], stream: trio.abc.Stream) -> None:
     """Answer one request; the connection ends with it."""
     # Who left, fell silent, or does not like the certificate is not there to be told.
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
@@ -149,24 +161,24 @@ async def _talk(stream: trio.abc.Stream) -> None:
                     return
                 head += more
             _, path, *_ = [*head.decode("latin-1").split(" ", 2), ""]
-            status, kind, body = _answer(path.partition("?")[0])
+            status, kind, body = _answer(pages, path.partition("?")[0])
             start = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
             await stream.send_all(f"{start}Connection: close\r\n\r\n".encode() + body)
 
 
-def _answer(path: str) -> tuple[str, str, bytes]:
+def _answer(pages: Mapping[str, str], path: str) -> tuple[str, str, bytes]:
     match path:
         case "/robots.txt":
             return "200 OK", "text/plain", ROBOTS.encode()
         case "/brochure.pdf":
             return "200 OK", "application/pdf", b"%PDF-1.7 of a sort"
-        case _ if path in PAGES:
-            return "200 OK", "text/html; charset=utf-8", _page(path).encode()
+        case _ if path in pages:
+            return "200 OK", "text/html; charset=utf-8", _page(pages[path]).encode()
     return "404 Not Found", "text/html; charset=utf-8", b"<title>Not here</title>"
 
 
-def _page(path: str) -> str:
-    title, _, text = PAGES[path].partition("\n")
+def _page(content: str) -> str:
+    title, _, text = content.partition("\n")
     links = "".join(f'<li><a href="{link}">{link}</a></li>' for link in LINKS)
     return (
         f"<!doctype html><html><head><title>{title}</title><style>p {{}}</style></head><body>"

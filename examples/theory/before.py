@@ -2,7 +2,8 @@
 
     python -m examples.theory.before --port 8700
 
-MODELS_ADDRESS names the model server; projects are folders in THEORY_PROJECTS.
+MODELS_ADDRESS names the model server, projects are folders in THEORY_PROJECTS, and what is made of
+them goes to `before.db` in THEORY_STORE.
 """
 
 import argparse
@@ -27,7 +28,7 @@ logger = logging.getLogger("theory")
 app = FastAPI(title="theory, before")
 
 PROJECTS = Path(os.environ.get("THEORY_PROJECTS", Path(__file__).parent))
-STORE = Path(os.environ.get("THEORY_STORE", "before.db"))
+STORE = Path(os.environ.get("THEORY_STORE", "theory-store")) / "before.db"
 MODELS = os.environ.get("MODELS_ADDRESS", "http://127.0.0.1:8901/v1")
 INTERVIEW_CONCURRENCY = 4
 FRAGMENT_CONCURRENCY = 8
@@ -62,6 +63,7 @@ async def run_theory(task_id: str, project: str) -> None:
     try:
         logger.info("[theory] %s started", task_id)
         interviews = interviews_in(PROJECTS / project)
+        STORE.parent.mkdir(parents=True, exist_ok=True)
         with sqlite3.connect(STORE) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS codes (task, interview, number, codes)")
             connection.execute("CREATE TABLE IF NOT EXISTS vectors (task, interview, vectors)")

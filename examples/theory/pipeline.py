@@ -30,7 +30,7 @@ DEFAULTS: Final = {
 }
 BEGINNING: Final = 2000
 """Characters of an interview that tell what it is about."""
-RETRY: Final = Retry(attempts=2, attempt_deadline=12, on=worth_another_try)
+RETRY: Final = Retry(attempts=4, attempt_deadline=12, base=2, cap=8, on=worth_another_try)
 
 
 @frozen
@@ -64,6 +64,10 @@ class Embedded:
 
     coded: Coded
     vector: list[float]
+
+    @property
+    def interview(self) -> str:
+        return self.coded.interview
 
 
 def settings(params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def save_vectors(each: Embedded, ctx: Context) -> Coded:
     return each.coded
 
 
-@collect(by=lambda each: (each.coded if isinstance(each, Embedded) else each).interview, weight=10)
+@collect(by=lambda each: each.interview, weight=10)
 async def tally(outcomes: AsyncIterator[StageOutcome], ctx: Context) -> Tally:
     """Sum up what of an interview is in both stores."""
     of, numbers, codes = 0, [], Counter[str]()

@@ -7,9 +7,9 @@
     POST /api/projects/{project}/generate-theory/cancel/{task_id}
     /stagerun/                                                      dashboard and API of all runs
 
-A project is a folder of texts in THEORY_PROJECTS. By default that is the folder of this file, where
-there is the project `interviews`. What is made of it goes to THEORY_STORE (`theory-store`), the runs
-to THEORY_DATABASE (`theory.db`).
+A project is a folder of texts in THEORY_PROJECTS. By default that is the folder of this file,
+where there is the project `interviews`. What is made of it goes to THEORY_STORE (`theory-store`),
+the runs to THEORY_DATABASE (`theory.db`).
 """
 
 import os
@@ -121,10 +121,8 @@ async def document_of(project: str, task_id: str) -> dict[str, Any]:
 
 def step_of(document: dict[str, Any]) -> str:
     """Return the first step that is not done; of a run that has ended, where it stood."""
-    if document["status"] == "succeeded":
-        return "done"
-    open_stages = (each["name"] for each in document["stages"] if each["finished_at"] is None)
-    return STEPS[next(open_stages, pipeline.stages[-1].name)]
+    open_stages = (each["name"] for each in document["stages"] if each["status"] != "succeeded")
+    return STEPS.get(next(open_stages, "none"), "done")
 
 
 def progress_of(document: dict[str, Any]) -> float:

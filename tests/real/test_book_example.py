@@ -1,11 +1,8 @@
-import errno
 import json
-import os
 import re
 import signal
 import textwrap
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,16 +10,14 @@ from urllib.request import urlopen
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 
 import examples.book.pipeline as book
-from examples.book import incident, outlines, prompts
-from examples.book.outlines import Outline, OutlineError, Synopsis
-from examples.book.shelf import Book, Shelf, ShelfError
+from examples.book import incident, prompts
+from examples.book.shelf import Book
 from examples.models.server import running_models
 from stagerun import Pipeline, Result, Run, Runtime, open_runtime
 from tests.real.serving import COMMAND, environment, serving
+from tests.real.test_book_parts import stored
 
 pytestmark = pytest.mark.real
 
@@ -132,12 +127,29 @@ async def test_a_hung_chapter_costs_itself_and_a_resume_writes_it_alone(
             run = await start(runtime, tmp_path, with_write(deadline=1))
             result = await run.wait()
         assert (result.status, result.cause) == ("failed", "least_ok")
+        assert result.message.startswith("stage write: 2 of 3 items ok (1 timed out)")
         assert outcomes(result) == {"ok": 2, "timed_out": 1}
         assert incident.documents(tmp_path) == [], "a book that lacks a chapter is none"
         again = await run.resume(failed=True)
         assert (await again.wait()).status == "succeeded"
         assert asked(address) == [1, 2, 3, 2]
     assert len(incident.documents(tmp_path)) == 1
+
+
+async def test_a_chapter_that_its_run_has_put_there_is_not_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_models() as address, open_runtime(tmp_path / "runs.db") as runtime:
+        use(monkeypatch, address)
+        monkeypatch.setattr(prompts, "writing", hanging_in_the_second)
+        run = await start(runtime, tmp_path, with_write(deadline=1))
+        assert outcomes(await run.wait()) == {"ok": 2, "timed_out": 1}
+        put_there(tmp_path, "It was there.")
+        again = await run.resume(failed=True)
+        assert (await again.wait()).status == "succeeded"
+        assert asked(address) == [1, 2, 3]
+    (document,) = incident.documents(tmp_path)
+    assert "It was there." in document.read_text()
 
 
 async def test_an_upstream_that_goes_away_costs_what_was_not_written_yet(
@@ -235,86 +247,6 @@ async def test_what_cannot_be_done_is_said_in_one_sentence(
     assert any(error and said in error["message"] for error in errors), errors
 
 
-# Outlines and folders.
-
-
-def test_an_outline_has_books_with_chapters_and_what_all_books_share() -> None:
-    text = "\ufeffShared.\r\n# One\r\nAbout.\r\n## A\r\n### not a chapter\r\n# Two\r\n## B"
-    assert outlines.parse(text.removeprefix("\ufeff")) == [
-        Outline("One", "Shared.\n\nAbout.", [Synopsis("A", "### not a chapter")]),
-        Outline("Two", "Shared.", [Synopsis("B")]),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "there is no book in it: a line '# Title' begins one"),
-        ("## A chapter", "line 1: a line '# Title' for the book comes first"),
-        ("# A book\n\n# Another\n## C", "line 1: 'A book' has 0 chapters"),
-        ("# A book\n##\n", "line 2: a heading without a title"),
-    ],
-)
-def test_an_outline_that_cannot_be_used_says_where(text: str, said: str) -> None:
-    with pytest.raises(OutlineError, match=re.escape(said)):
-        outlines.parse(text)
-
-
-@given(st.text())
-def test_any_text_is_an_outline_or_says_why_not(text: str) -> None:
-    with suppress(OutlineError):
-        assert all(each.title and each.chapters for each in outlines.parse(text))
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * 1_000_001])
-def test_a_file_that_is_no_outline_is_named(content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / "outline.md"
-    file.write_bytes(content)
-    with pytest.raises(OutlineError, match=re.escape(str(file))):
-        outlines.read(file)
-    with pytest.raises(OutlineError, match="Is a directory"):
-        outlines.read(tmp_path)
-
-
-def test_a_chapter_is_known_by_who_wrote_it(tmp_path: Path) -> None:
-    shelf = stored(tmp_path)
-    assert shelf.chapter(1, by="a run") == "The hat floats."
-    assert shelf.chapter(1, by="another run") is None
-    (tmp_path / "chapters/01.md").write_text("By hand.\nIn two lines.\n")
-    assert shelf.chapter(1) == "By hand.\nIn two lines."
-    assert shelf.chapter(1, by="a run") is None
-
-
-def test_a_file_is_written_whole_or_not_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shelf = stored(tmp_path)
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        shelf.put_chapter(1, "Half of it.", by="a run")
-    assert chapters_of(tmp_path).keys() == {"01.md", "02.md"}
-    assert shelf.chapter(1) == "The hat floats."
-
-
-def test_a_book_that_lacks_a_chapter_has_no_document(tmp_path: Path) -> None:
-    shelf = stored(tmp_path)
-    (tmp_path / "chapters/02.md").unlink()
-    with pytest.raises(ShelfError, match=re.escape("lacks the chapters [2]")):
-        shelf.compile()
-    assert not (tmp_path / "book.md").exists()
-
-
-def test_the_prompt_of_a_chapter_has_the_plan_so_far_and_the_end_of_the_one_before() -> None:
-    chapters = [Synopsis(f"Title {n}", f"Events {n}.") for n in (1, 2, 3)]
-    before = " ".join(["early"] * 900 + ["late"] * 100)
-    asked = prompts.writing(Book("B", "P", "S", ["C"], chapters), 2, before, 300)
-    assert asked.startswith("Write chapter 2 of 3 of B: Title 2\n")
-    assert "Events 1." in asked
-    assert "Events 2." in asked
-    assert "Events 3." not in asked
-    assert (asked.count("early"), asked.count("late")) == (100, 100)
-
-
 def use(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("MODELS_ADDRESS", address)
     monkeypatch.setattr(book, "PAUSES", (0.0, 0.0))
@@ -350,25 +282,19 @@ def hanging_in_the_second(planned: Book, number: int, before: str | None, words:
     return WRITING(planned, number, before, words) + ("[[hang]]" if number == 2 else "")
 
 
-def stored(folder: Path) -> Shelf:
-    """A book of two chapters that stands in a folder."""
-    shelf = Shelf(folder)
-    shelf.begin(Book("Rain", "It rains.", "A town.", ["Hat"], [Synopsis("One"), Synopsis("Two")]))
-    shelf.put_chapter(1, "The hat floats.", by="a run")
-    shelf.put_chapter(2, "It sinks.", by="a run")
-    return shelf
-
-
 def chapters_of(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted((folder / "chapters").iterdir())}
 
 
+def put_there(folder: Path, text: str) -> None:
+    """Put the second chapter in its place, as if its run had done so and died just then."""
+    (first,) = folder.glob("books/*/chapters/01.md")
+    signature = first.read_text().splitlines()[0]
+    first.with_name("02.md").write_text(f"{signature}\n{text}\n")
+
+
 def content(document: dict[str, Any]) -> str:
     return Path(document["file"]).read_text()
-
-
-def full(_descriptor: int) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def headings(document: Path) -> list[str]:

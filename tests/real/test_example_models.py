@@ -126,6 +126,7 @@ async def test_so_many_contents_as_asked_misbehave_in_the_order_of_their_coming(
                 assert await models.chat(text)
         counted = await until_open(address, 0)
     assert (counted["requests"], counted["contents"]) == (13, 7)
+    assert (counted["chats"], counted["embeddings"]) == (13, 0)
     assert counted["latest"][-2:] == ["sixth", "seventh"]
 
 

@@ -1,17 +1,22 @@
 """The incident and the pipeline, on the same site with the same faults, beside each other."""
 
 import json
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import pytest
+import trio
 from attrs import evolve
 
 from examples.integrity.network import running_network
 from examples.integrity.pipeline import check, pages, pipeline, records, report
 from examples.integrity.service import running_service
 from stagerun import Pipeline, Result, open_runtime
-from tests.real.integrity_before import before, until
+from tests.real.integrity_before import ROOT, before, until
+from tests.real.serving import COMMAND, environment
 
 pytestmark = pytest.mark.real
 
@@ -133,9 +138,53 @@ async def test_a_network_that_is_lost_and_comes_back_hangs_the_one_and_not_the_o
         assert network.caught == 1
 
 
+async def test_killed_in_the_middle_the_one_lies_for_ever_and_the_other_is_resumed(
+    tmp_path: Path,
+) -> None:
+    target = f"{ROOT / 'examples' / 'integrity' / 'pipeline.py'}:pipeline"
+    limits = environment(STAGERUN_INTEGRITY_PAGES_WORKERS="1")
+    async with running_service(**TWELVE, page_delay=0.2) as address:
+        command = [*COMMAND, "run", target, "--param", f"address={address}"]
+        process = await trio.lowlevel.open_process(
+            command, cwd=tmp_path, env=limits, stdout=DEVNULL, stderr=DEVNULL
+        )
+        await until(lambda: settled_pages(tmp_path / "stagerun.db") > 0)
+        process.kill()
+        await process.wait()
+        async with before(tmp_path, address, runs=1, every=0, watch=60) as incident:
+            await until(lambda: incident.rows() and incident.rows()[0]["step"])
+            await incident.kill()
+            assert incident.statuses() == ["running"]
+        document = await told(tmp_path, "show", "latest")
+        assert (document["status"], document["cause"]) == ("interrupted", "owner_died")
+        document = await told(tmp_path, "resume", "latest")
+    assert (document["status"], document["generation"]) == ("succeeded", 2)
+    assert document["stages"][0]["ok"] == 12
+
+
 async def checked(folder: Path, address: str) -> tuple[Result, list[dict[str, Any]]]:
     """Return how a run of the pipeline ended, and its reports."""
     async with open_runtime(folder / "runs.db") as runtime:
         run = await runtime.start(impatient(4), params={"address": address})
         result = await run.wait()
         return result, [each async for each in result.results()]
+
+
+async def told(folder: Path, *command: str) -> dict[str, Any]:
+    """What `stagerun COMMAND --json` tells."""
+    done = await trio.run_process(
+        [*COMMAND, *command, "--json"], cwd=folder, env=environment(), capture_stdout=True
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def settled_pages(database: Path) -> int:
+    """How many outcomes another process has on disk by now."""
+    with (
+        suppress(sqlite3.OperationalError),  # it has not made its tables yet
+        closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection,
+    ):
+        [(count,)] = connection.execute("SELECT count(*) FROM items WHERE stage = 0")
+        return int(count)
+    return 0

@@ -1,10 +1,10 @@
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import httpx
@@ -245,7 +245,7 @@ async def test_adopting_again_starts_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "there is no database"),
+        (None, "there is no such file"),
         (b"", "no such table"),
         (b"no database at all, but long enough" * 100, "not a database"),
     ],
@@ -261,6 +261,14 @@ async def test_adopting_from_what_is_no_old_database_says_so_and_changes_nothing
     assert done.returncode == 1
     assert said in done.stderr.decode()
     assert content is None or old.read_bytes() == content
+
+
+async def test_the_old_service_is_not_asked_to_adopt_its_own_jobs(tmp_path: Path) -> None:
+    await leave_zombies(tmp_path, 1)
+    async with running_models() as models, serving(BEFORE, tmp_path, models) as old:
+        with pytest.raises(subprocess.CalledProcessError):
+            await adopt(tmp_path, old)
+    assert len(storage.zombies(tmp_path / "programs.db")) == 1
 
 
 async def ended(folder: Path, items: Any) -> Result:
@@ -293,7 +301,7 @@ class Upstream:
 @asynccontextmanager
 async def upstream() -> AsyncIterator[Upstream]:
     command = [sys.executable, "-m", "examples.models.server", "--delay", "0.1"]
-    process = await trio.lowlevel.open_process(command, cwd=ROOT, stdout=PIPE)
+    process = await trio.lowlevel.open_process(command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         async with process.stdout:

@@ -11,23 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import trio
 from attrs import frozen
 
 from examples.models.server import running_models
-from examples.provisioning.asking import Query, look_up
-from examples.provisioning.crawl import CrawlError, Limits, read_site
-from examples.provisioning.dataset import DataSet, Row, faults, reading, write
-from examples.provisioning.designs import Column, Customer, Design, Table, tables_of
-from examples.provisioning.pages import Page, read_page
+from examples.provisioning.dataset import faults, reading
 from examples.provisioning.pipeline import pipeline
-from examples.provisioning.site import running_site
 from stagerun import open_runtime
 
 pytestmark = pytest.mark.real
@@ -108,97 +101,6 @@ def row(path: Path, table: str, number: int) -> dict[str, Any]:
         return dict(found)
 
 
-# Reading a site.
-
-
-async def test_a_crawl_keeps_to_its_host_to_robots_txt_and_to_pages() -> None:
-    seen: list[str] = []
-    async with running_site() as address:
-        site = await read_site(address, Limits(), lambda page: seen.append(page.address))
-        two = await read_site(address, Limits(pages=2), lambda _: None)
-    assert seen == [page.address for page in site.pages]
-    paths = ("/", "/boats", "/courses", "/prices", "/tides", "/find-us")
-    assert seen == [f"{address}{path}" for path in paths]
-    assert {left_out.removeprefix(address) for left_out in site.left_out} == {
-        "/staff/rota", "/brochure.pdf", "/gone",
-    }  # fmt: skip
-    assert len(two.pages) == 2
-
-
-async def test_a_site_that_falls_silent_is_left_after_its_time() -> None:
-    async def silence(stream: trio.SocketStream) -> None:
-        while await stream.receive_some():
-            pass
-
-    async with trio.open_nursery() as nursery:
-        [listener] = await nursery.start(partial(trio.serve_tcp, silence, 0, host="127.0.0.1"))
-        address = f"http://127.0.0.1:{listener.socket.getsockname()[1]}/"
-        with pytest.raises(CrawlError, match=r"0\.3 s had passed"):
-            await read_site(address, Limits(seconds=0.3), lambda _: None)
-        nursery.cancel_scope.cancel()
-
-
-def test_a_page_is_read_however_badly_it_is_written() -> None:
-    content = (
-        b"<title>A &amp; B</title><script>var x = '<p>'</script><p>one<p>tw\xff <b>words"
-        b"<a href=/next#part>go</a><a href='http://[/'>bad</a><a>none</a><!-- <"
-    )
-    page, links = read_page("http://h/a", {"content-type": "text/html; charset=nonsense"}, content)
-    assert page.title == "A & B"
-    assert page.text.startswith("one tw\ufffd words")
-    assert links == ["http://h/next"]
-
-
-# The data set.
-
-
-def test_names_that_a_model_gives_become_identifiers_each_once() -> None:
-    columns = [Column(name, "text") for name in ("id", "Größe (cm)", "größe cm", "日本", "hits")]
-    names = ["select", "pages", "sqlite_x", "1st", '"; DROP TABLE pages; --']
-    tables = tables_of(Design([Table(name, "", columns) for name in names]))
-    assert [table.name for table in tables] == [
-        "select", "pages_2", "table_sqlite_x", "table_1st", "drop_table_pages",
-    ]  # fmt: skip
-    assert [column.name for column in tables[0].columns] == [
-        "id_2", "groe_cm", "groe_cm_2", "column", "hits_2",
-    ]  # fmt: skip
-
-
-def small(folder: Path) -> Path:
-    """A data set with a table whose names and values are as awkward as can be."""
-    [table] = tables_of(Design([Table("select", "boats", [Column("from", "text")])]))
-    rows = [Row(1, {"from": "Petrel, 100% new"}), Row(2, {"from": "Otter's"}), Row(1, {})]
-    pages = [Page("http://h/1", "One", "petrel"), Page("http://h/2", "Two", "ÄPFEL")]
-    path = folder / "sets" / "small.db"
-    data_set = DataSet(Customer("n", "s", ["t"]), pages, [table], {"select": rows})
-    assert write(data_set, path) == {"pages": 2, "select": 3}
-    assert write(data_set, path) == {"pages": 2, "select": 3}  # again, in its place
-    return path
-
-
-def test_a_data_set_is_checked_against_what_it_was_made_of(tmp_path: Path) -> None:
-    path = small(tmp_path)
-    assert faults(path, {"pages": 2, "select": 3}) == []
-    assert faults(path, {"pages": 2, "select": 4, "more": 1}) == [
-        "table more is missing", "table select has 3 rows, not 4",
-    ]  # fmt: skip
-    with pytest.raises(sqlite3.OperationalError, match="moved or deleted"):
-        faults(tmp_path / "other.db", {})
-
-
-def test_an_answer_cites_the_rows_that_have_most_of_the_words(tmp_path: Path) -> None:
-    path = small(tmp_path)
-    answer = look_up(path, "?", Query("select", "which rows", ["PETREL", "100%", "x'--"]))
-    assert [(cited.table, cited.id, cited.page) for cited in answer.rows] == [
-        ("select", 1, "http://h/1")
-    ]
-    elsewhere = look_up(path, "?", Query("select", "which rows", ["äpfel"]))
-    assert [(cited.table, cited.id) for cited in elsewhere.rows] == [("pages", 2)]
-    assert look_up(path, "?", Query("select", "how many", [])).answer.startswith("3 of select")
-    nothing = look_up(path, "?", Query("select", "which rows", ["nowhere"]))
-    assert (nothing.answer, nothing.rows) == ("Nothing in the data set speaks of that.", [])
-
-
 # The service, and the one before it.
 
 
@@ -206,15 +108,15 @@ def test_an_answer_cites_the_rows_that_have_most_of_the_words(tmp_path: Path) ->
 class Served:
     """A service under way."""
 
-    address: str
+    client: httpx.Client
     process: "subprocess.Popen[bytes]"
     log: Path
 
     def get(self, path: str, timeout: float = LONGEST) -> Any:
-        return httpx.get(self.address + path, timeout=timeout).raise_for_status().json()
+        return self.client.get(path, timeout=timeout).raise_for_status().json()
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(self.address + path, json=body, timeout=LONGEST)
+        return self.client.post(path, json=body)
 
     def start(self, site: str, **more: float) -> str:
         answer = self.post("/api/provision/start", customer_url=site, **more)
@@ -251,18 +153,21 @@ def serving(which: str, folder: Path, **variables: str) -> Iterator[Served]:
             stdout=out,
             stderr=out,
         )
+    # A connection for each request: a server may close one that rests while we take it.
+    alone = httpx.Limits(max_keepalive_connections=0)
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + LONGEST
-        while True:
-            try:
-                httpx.get(address + "/api/provision/history", timeout=LONGEST)
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.05)
-        yield Served(address, process, log)
+        with httpx.Client(base_url=address, timeout=LONGEST, limits=alone) as client:
+            until = time.monotonic() + LONGEST
+            while True:
+                try:
+                    client.get("/api/provision/history")
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < until, log.read_text()
+                    time.sleep(0.05)
+            yield Served(client, process, log)
     finally:
         process.kill()
         process.wait()
@@ -307,9 +212,8 @@ def wait_for(true: Callable[[], Any]) -> None:
 def test_start_status_events_history_and_a_question(tmp_path: Path) -> None:
     with site() as address, serving("service", tmp_path) as there:
         job = there.start(address)
-        events = httpx.get(
-            f"{there.address}/api/provision/events/{job}", follow_redirects=True, timeout=LONGEST
-        ).text  # lasts until the job has ended
+        stream = there.client.get(f"/api/provision/events/{job}", follow_redirects=True)
+        events = stream.text  # which lasts until the job has ended
         assert "event: log" in events
         assert "read 6 pages" in events
         status = there.status(job)
@@ -349,7 +253,7 @@ def test_a_bad_certificate_fails_the_first_agent_and_skips_the_other_six(tmp_pat
 
 def test_the_service_answers_while_an_agent_blocks_and_names_the_line(tmp_path: Path) -> None:
     with site() as address, serving("service", tmp_path) as there:
-        job = there.start(address, block=3)
+        job = there.start(address, block=5)
         there.until(job, lambda status: status["verdict"] == "blocked")
         assert "pipeline.py" in there.get(f"/jobs/runs/{job}/why")["summary"]
         took = []
@@ -359,14 +263,14 @@ def test_the_service_answers_while_an_agent_blocks_and_names_the_line(tmp_path: 
             if status["verdict"] != "blocked":
                 break
             took.append(time.monotonic() - began)
-        assert len(took) > 10
-        assert statistics.median(took) < 0.25  # about 5 ms on a machine that does nothing else
+        assert len(took) >= 5
+        assert statistics.median(took) < 0.5  # a few milliseconds, where nothing else is done
         assert "blocks the event loop" in json.dumps(status["recent_logs"])
         assert there.end(job)["status"] == "succeeded"
 
 
 def test_before_stops_answering_when_a_model_hangs_and_then_knows_nothing(tmp_path: Path) -> None:
-    with site() as address, models("--hang=1") as model:
+    with site("--mark=hang") as address, models() as model:
         with serving("before", tmp_path, MODELS_ADDRESS=model) as there:
             job = there.start(address)
             wait_for(lambda: open_requests(model))
@@ -374,8 +278,7 @@ def test_before_stops_answering_when_a_model_hangs_and_then_knows_nothing(tmp_pa
                 with pytest.raises(httpx.ReadTimeout):
                     there.get(path, timeout=1.5)
         with serving("before", tmp_path, MODELS_ADDRESS=model) as there:
-            answer = httpx.get(f"{there.address}/api/provision/status/{job}", timeout=LONGEST)
-            assert answer.status_code == 404
+            assert there.client.get(f"/api/provision/status/{job}").status_code == 404
             assert there.get("/api/provision/history") == {"jobs": []}
     log = there.log.read_text()
     assert "POST /api/provision/start" in log
@@ -395,8 +298,8 @@ def test_before_is_well_as_long_as_nothing_hangs(tmp_path: Path) -> None:
 
 def test_the_service_answers_ends_the_job_and_says_why_when_a_model_hangs(tmp_path: Path) -> None:
     with (
-        site() as address,
-        models("--hang=1") as model,
+        site("--mark=hang") as address,
+        models() as model,
         serving("service", tmp_path, MODELS_ADDRESS=model, **QUICK) as there,
     ):
         job = there.start(address)

@@ -22,7 +22,7 @@ from stagerun.errors import StoreError
 from stagerun.store import reports
 from stagerun.store.talk import talking
 
-__all__ = ["cancel_run", "explain_run"]
+__all__ = ["cancel_run", "explain_run", "now_us", "who"]
 
 
 def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_json: bool) -> int:
@@ -34,10 +34,10 @@ def cancel_run(database: Path, run: str, *, reason: str | None, wait: bool, as_j
     """
     with talking(database) as talk:
         identifier = talk.ask(reports.run_identifier(run))
-        body = {"reason": reason, "by": _who()}
-        answer = talk.hold(ask_to_cancel(identifier, body, _now, wait=wait))
+        body = {"reason": reason, "by": who()}
+        answer = talk.hold(ask_to_cancel(identifier, body, now_us, wait=wait))
         late = answer["became"] != "ended"
-        why = talk.hold(ask_why(identifier, {"by": _who()}, _now)) if late and wait else None
+        why = talk.hold(ask_why(identifier, {"by": who()}, now_us)) if late and wait else None
     if as_json:
         write_json(answer, sys.stdout)
     else:
@@ -57,7 +57,7 @@ def explain_run(database: Path, run: str, *, as_json: bool) -> int:
     with talking(database) as talk:
         identifier = talk.ask(reports.run_identifier(run))
         try:
-            document = talk.hold(ask_why(identifier, {"by": _who()}, _now))
+            document = talk.hold(ask_why(identifier, {"by": who()}, now_us))
         except StoreError as error:
             document = talk.hold(tell_story(identifier))
             document["summary"] += f" Its process cannot be asked: {error}"
@@ -80,12 +80,14 @@ def _in_words(answer: dict[str, Any], *, asked_to_wait: bool) -> str:
     return f"{short} goes on: {message}"
 
 
-def _who() -> str:
+def who() -> str:
+    """Return in words who sits at this machine; it stands in what is asked for."""
     user = "somebody"
     with suppress(OSError, KeyError, ImportError):  # a container need not know its user's name
         user = getpass.getuser()
     return f"{user} on {socket.gethostname()}"
 
 
-def _now() -> int:
+def now_us() -> int:
+    """Return the moment as the database writes it."""
     return time.time_ns() // 1_000

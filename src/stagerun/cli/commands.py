@@ -1,11 +1,12 @@
 """The commands' names, options and help. What they do stands elsewhere, imported when called."""
 
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from cyclopts import App, Parameter
 
+from stagerun.cli.options import DEFAULT, Database, Json, Labels, Run, StatusName
+from stagerun.cli.schedules import schedules
 from stagerun.cli.values import json_or_text, pairs, positive, seconds
 from stagerun.errors import UsageError
 
@@ -21,21 +22,7 @@ app: Final = App(
     version_flags=["--version"],
 )
 
-Database = Annotated[Path, Parameter(env_var="STAGERUN_DB", help="The database file.")]
-Json = Annotated[
-    bool,
-    Parameter(negative=(), help="Print one JSON document and nothing else on standard output."),
-]
-Run = Annotated[
-    str, Parameter(help="A run's identifier, the beginning of it, or 'latest' for the newest.")
-]
-Labels = Annotated[
-    list[str] | None, Parameter("--label", negative=(), help="NAME=VALUE; may be repeated.")
-]
-StatusName = Literal[
-    "queued", "running", "succeeded", "failed", "cancelled", "timed_out", "interrupted"
-]
-_DEFAULT: Final = Path("stagerun.db")
+app.command(schedules)
 
 
 @app.command
@@ -44,7 +31,7 @@ def run(
     /,
     *,
     input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
     param: Annotated[list[str] | None, Parameter(negative=())] = None,
     label: Labels = None,
@@ -84,7 +71,7 @@ def resume(
     failed: Annotated[bool, Parameter(negative=())] = False,
     changed: Literal["refuse", "repeat"] = "refuse",
     input: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """Go on with a run that has ended: only what has no final outcome runs again.
@@ -122,7 +109,7 @@ def runs(
     older_than: str | None = None,
     finished_since: str | None = None,
     limit: int = 50,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """List runs, the newest first.
@@ -157,7 +144,7 @@ def runs(
 
 
 @app.command
-def show(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+def show(run: Run, /, *, db: Database = DEFAULT, json: Json = False) -> int:
     """Show all about one run: its status, stages, failures and last log lines."""
     from stagerun.cli.reading import show_run
 
@@ -165,7 +152,7 @@ def show(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
 
 
 @app.command
-def watch(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+def watch(run: Run, /, *, db: Database = DEFAULT, json: Json = False) -> int:
     """Watch a run until it ends; the exit status is that of `stagerun run`.
 
     Ctrl-C detaches (exit status 130) and leaves the run alone.
@@ -178,7 +165,7 @@ def watch(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
 @app.command
 def serve(
     *target: str,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: Annotated[str | None, Parameter(env_var="STAGERUN_TOKEN")] = None,
@@ -225,7 +212,7 @@ def logs(
     since: str | None = None,
     limit: int = 1000,
     follow: Annotated[bool, Parameter(["--follow", "-f"], negative=())] = False,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """Print the log lines kept with a run.
@@ -253,7 +240,7 @@ def logs(
 
 @app.command
 def stats(
-    pipeline: str, /, *, since: str = "24h", db: Database = _DEFAULT, json: Json = False
+    pipeline: str, /, *, since: str = "24h", db: Database = DEFAULT, json: Json = False
 ) -> int:
     """Print how long a pipeline's runs took and how they ended.
 
@@ -268,7 +255,7 @@ def stats(
 
 
 @app.command
-def why(run: Run, /, *, db: Database = _DEFAULT, json: Json = False) -> int:
+def why(run: Run, /, *, db: Database = DEFAULT, json: Json = False) -> int:
     """Say why a run does not move: what it waits for, where, and what will end the wait.
 
     Its own process answers, also while a stage blocks it. Of a run that has ended it tells how.
@@ -285,7 +272,7 @@ def cancel(
     *,
     reason: str | None = None,
     wait: bool = True,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """Cancel a run of any process; the exit status is that of its ending.
@@ -308,7 +295,7 @@ def cancel(
 def recover(
     *,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """Settle the runs of dead processes now, and list them.
@@ -324,7 +311,7 @@ def recover(
 
 
 @app.command
-def owners(*, limit: int = 20, db: Database = _DEFAULT, json: Json = False) -> int:
+def owners(*, limit: int = 20, db: Database = DEFAULT, json: Json = False) -> int:
     """List the processes that had the database open, the newest first: the restarts.
 
     Parameters
@@ -338,7 +325,7 @@ def owners(*, limit: int = 20, db: Database = _DEFAULT, json: Json = False) -> i
 
 
 @app.command
-def doctor(*, db: Database = _DEFAULT, json: Json = False) -> int:
+def doctor(*, db: Database = DEFAULT, json: Json = False) -> int:
     """Check whether what stands in a database can be true; it changes nothing.
 
     Exit status: 0 sound, 1 something was found, 2 there is no such file.
@@ -354,7 +341,7 @@ def prune(
     older_than: str | None = None,
     keep: int | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
-    db: Database = _DEFAULT,
+    db: Database = DEFAULT,
     json: Json = False,
 ) -> int:
     """Delete ended runs, by what is given here or else by STAGERUN_KEEP_RUNS and _DAYS.

@@ -1,19 +1,25 @@
-"""From a target of the command line, ``module:name`` or ``file.py:name``, to a pipeline."""
+"""From a target of the command line, ``module:name`` or ``file.py:name``, to what it names."""
 
 import difflib
 import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any, Final, TypeVar
 
-from stagerun.errors import TargetError
+from attrs import frozen
+
+from stagerun.errors import TargetError, UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.model.stage import Stage
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_pipeline", "load_served"]
+
+S = TypeVar("S", Pipeline, Schedule)
 
 
 def load_pipeline(target: str) -> tuple[Pipeline, str]:
@@ -26,15 +32,67 @@ def load_pipeline(target: str) -> tuple[Pipeline, str]:
     Raises:
         TargetError: It does not lead to a pipeline; says what would.
     """
+    module, name, place = _import(target)
+    return _value(module, name, target, _PIPELINE), f"{place}:{name}"
+
+
+def load_served(targets: Sequence[str]) -> tuple[Sequence[Pipeline], Sequence[Schedule]]:
+    """Import what *targets* name, each a pipeline, a schedule, or a list or tuple of them.
+
+    The pipelines of the schedules are among those that are returned. Each stands there once.
+
+    Raises:
+        TargetError: One does not lead to that; says what would.
+        UsageError: Two different ones have the same name.
+    """
+    pipelines = dict[str, tuple[Pipeline, str]]()
+    schedules = dict[str, tuple[Schedule, str]]()
+    for target in targets:
+        module, name, _ = _import(target)
+        value = _value(module, name, target, _SERVED)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Schedule):
+                _add(schedules, each, target)
+            _add(pipelines, each.pipeline if isinstance(each, Schedule) else each, target)
+    return [each for each, _ in pipelines.values()], [each for each, _ in schedules.values()]
+
+
+def _add(known: dict[str, tuple[S, str]], served: S, target: str) -> None:
+    first, place = known.setdefault(served.name, (served, target))
+    if first is not served:
+        which = f"{place} and {target} are both" if place != target else f"two of {target} are"
+        raise UsageError(
+            f"{which} called {served.name!r}, and by their names they are known: give one of them"
+            " another"
+        )
+
+
+@frozen
+class _Wanted:
+    """What a target must lead to."""
+
+    words: str
+    fits: Callable[[object], bool]
+
+
+def _is_served(value: object) -> bool:
+    several = list(value) if isinstance(value, list | tuple) else [value]
+    return bool(several) and all(isinstance(each, Pipeline | Schedule) for each in several)
+
+
+_PIPELINE: Final = _Wanted("pipeline", lambda value: isinstance(value, Pipeline))
+_SERVED: Final = _Wanted("pipeline, schedule or list of them", _is_served)
+
+
+def _import(target: str) -> tuple[ModuleType, str, str]:
+    """Return the module that a target names, the name in it, and where it is found again."""
     place, _, name = target.rpartition(":") if ":" in target else (target, "", "")
     if not place:
         raise TargetError(f"{target!r} names no pipeline: write module:name or file.py:name")
     if place.endswith(".py") or "/" in place:
         path = Path(place).expanduser().absolute()
-        module, place = _import_file(path, place), str(path)
-    else:
-        module = _import_module(place)
-    return _pipeline(module, name, target), f"{place}:{name}"
+        return _import_file(path, place), name, str(path)
+    return _import_module(place), name, place
 
 
 def _import_file(path: Path, given: str) -> ModuleType:
@@ -45,9 +103,13 @@ def _import_file(path: Path, given: str) -> ModuleType:
     packaged = _packaged(path)
     if packaged is not None:
         return _import_packaged(*packaged, path, given)
+    names = path.stem, f"stagerun_target_{path.stem}"
+    for known in (sys.modules.get(name) for name in names):
+        if known is not None and getattr(known, "__file__", None) == str(path):
+            return known  # for another target: what stands in it is the same for both
     sys.path.insert(0, str(path.parent))
     # A name that is taken stays with its module: a file json.py must not become everybody's json.
-    name = path.stem if path.stem not in sys.modules else f"stagerun_target_{path.stem}"
+    name = names[path.stem in sys.modules]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise TargetError(f"the file {given} is not Python: its name must end in .py")
@@ -118,9 +180,9 @@ def _failed(given: str, error: BaseException, path: Path | None = None) -> str:
     return f"importing {given} raised {said}{where}"
 
 
-def _pipeline(module: ModuleType, name: str, target: str) -> Pipeline:
-    found = [each for each, value in vars(module).items() if isinstance(value, Pipeline)]
-    there = f"; it holds {', '.join(found)}" if found else "; it holds no pipeline at all"
+def _value(module: ModuleType, name: str, target: str, wanted: _Wanted) -> Any:
+    found = [each for each, value in vars(module).items() if wanted.fits(value)]
+    there = f"; it holds {', '.join(found) or f'no {wanted.words} at all'}"
     if not name:
         example = found[0] if found else "pipeline"
         raise TargetError(f"{target!r} names no pipeline: write {target}:{example}{there}")
@@ -129,17 +191,19 @@ def _pipeline(module: ModuleType, name: str, target: str) -> Pipeline:
     except AttributeError:
         hint = _meant(name, found) or there
         raise TargetError(f"there is no {name!r} in {target.rpartition(':')[0]}{hint}") from None
-    if isinstance(value, Pipeline):
+    if wanted.fits(value):
         return value
     if isinstance(value, Stage):
         raise TargetError(
             f"{target} is a stage, not a pipeline: put it in one, Pipeline({name!r}, [{name}])"
         )
-    raise TargetError(f"{target} is {_kind(value)}, not a pipeline{there}")
+    if _SERVED.fits(value):
+        there = f": `stagerun serve {target}` takes it{there}"
+    raise TargetError(f"{target} is {_kind(value)}, not a {wanted.words}{there}")
 
 
 def _kind(value: object) -> str:
-    name = type(value).__name__
+    name = "schedule" if isinstance(value, Schedule) else type(value).__name__
     return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"
 
 

@@ -18,11 +18,12 @@ from urllib.parse import quote
 from rich.text import Text
 
 from stagerun.cli.exits import CANCELLED, INTERRUPTED, SUCCEEDED
-from stagerun.cli.load import load_pipeline
+from stagerun.cli.load import load_served
 from stagerun.cli.terminal import closed_pipes_ignored, console, plain, say
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import UsageError
 from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.rules.settings import apply_settings
 
 if TYPE_CHECKING:  # it comes with an extra, and that it is missing shall be said in a sentence
@@ -58,18 +59,23 @@ def serve_targets(
     """
     address = _address(host, port)
     _check_token(address, token)
-    pipelines = _pipelines(targets)
+    pipelines, schedules = load_served(targets)
+    settled = [apply_settings(pipeline, os.environ) for pipeline in pipelines]
     with closing(_listener(address, host)) as listener:
         service = _service(
-            database, pipelines=pipelines, token=token, hosts=_names(address, allowed)
+            database,
+            pipelines=pipelines,
+            schedules=schedules,
+            token=token,
+            hosts=_names(address, allowed),
         )
         url = f"http://{_shown(address, allowed)}:{listener.getsockname()[1]}/"
 
         def tell() -> None:
             with closed_pipes_ignored(sys.stdout):
-                _tell(url, database, pipelines, service.token, given=token is not None)
+                _tell(url, service, given=token is not None)
 
-        grace = max((pipeline.grace for pipeline in pipelines), default=0.0)
+        grace = max((pipeline.grace for pipeline in settled), default=0.0)
         _serve(service, listener, tell, patience=grace + _PATIENCE)
     return SUCCEEDED
 
@@ -160,21 +166,13 @@ def _in_url(address: _Address) -> str:
 # -- what is served -----------------------------------------------------------------------------
 
 
-def _pipelines(targets: Sequence[str]) -> list[Pipeline]:
-    by_name = dict[str, tuple[Pipeline, str]]()
-    for target in targets:
-        pipeline = apply_settings(load_pipeline(target)[0], os.environ)
-        if pipeline.name in by_name:
-            raise UsageError(
-                f"{by_name[pipeline.name][1]} and {target} are both called {pipeline.name!r}:"
-                " runs are started by name, so give one of them another"
-            )
-        by_name[pipeline.name] = pipeline, target
-    return [pipeline for pipeline, _ in by_name.values()]
-
-
 def _service(
-    database: Path, *, pipelines: Sequence[Pipeline], token: str | None, hosts: Sequence[str]
+    database: Path,
+    *,
+    pipelines: Sequence[Pipeline],
+    schedules: Sequence[Schedule],
+    token: str | None,
+    hosts: Sequence[str],
 ) -> "Service":
     try:
         import uvicorn  # noqa: F401, PLC0415 - it comes with an extra that may be missing
@@ -184,22 +182,21 @@ def _service(
         if (error.name or "").startswith("stagerun"):
             raise
         raise UsageError(f"serve needs {error.name}: pip install 'stagerun[web]'") from error
-    return Service(database, pipelines=pipelines, token=token, hosts=hosts)
+    return Service(database, pipelines=pipelines, schedules=schedules, token=token, hosts=hosts)
 
 
-def _tell(
-    url: str, database: Path, pipelines: Sequence[Pipeline], token: str | None, *, given: bool
-) -> None:
+def _tell(url: str, service: "Service", *, given: bool) -> None:
     """Say where it is. The token goes to a person's screen, and not into a file or a journal."""
     screen = console()
-    person = sys.stdout.isatty() and token is not None
-    link = f"{url}#token={quote(token or '', safe='')}" if person else url
+    person = sys.stdout.isatty()
+    link = f"{url}#token={quote(service.token, safe='')}" if person else url
     say(screen, Text.assemble("stagerun is at ", (link, "bold cyan")))
-    names = ", ".join(pipeline.name for pipeline in pipelines)
+    names = ", ".join(service.pipelines)
     facts = {
         "pipelines": names or "none to start: runs can be looked at and cancelled",
-        "database": str(database.absolute()),
-        "token": None if person or given else f"in {database.absolute()}.token",
+        "schedules": ", ".join(schedule.name for schedule in service.schedules) or None,
+        "database": str(service.database),
+        "token": None if person or given else f"in {service.database}.token",
     }
     for name, fact in facts.items():
         if fact is not None:

@@ -213,13 +213,13 @@ class Alerting:
         sights = with_own(sights, self._watch, self._recorder, self._env, self._owner())
         known = evolve(book, episodes={**book.episodes, **self._told})
         found = look(known, sights, self._alerts)
-        self._book = found.book
+        self._book = known  # what is raised now is not, before it is stored
         if found.book == book:
             return False
         parcels = [parcel for notice in found.raised for parcel in self._parcels(notice, now)]
         turned = await self._access.write(stored.turn(self._alerts.name, book, found.book, parcels))
         if turned is not None:  # else another process has looked at the same moment
-            self._told = {}
+            self._book, self._told = found.book, {}
         return turned is None or sights.ending is not None
 
     def _raise_from_memory(self) -> None:

@@ -13,6 +13,7 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.runtime import Runtime
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import StoreError, UsageError
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.store import codec
@@ -27,6 +28,7 @@ async def open_runtime(
     *,
     pipelines: Iterable[Pipeline] = (),
     schedules: Iterable[Schedule] = (),
+    alerts: Alerts | None = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator[Runtime]:
@@ -40,6 +42,7 @@ async def open_runtime(
         pipelines: What this program takes over when its process has gone: runs of theirs that were
             interrupted and say ``on_interrupt="resume"``, and runs that were waiting their turn.
         schedules: What this program runs by itself, at the times of a clock on the wall.
+        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``.
         env: The world as the engine sees it; for simulations.
         store: Another driver than aiosqlite; for simulations.
 
@@ -69,7 +72,13 @@ async def open_runtime(
                 with unwrapped():
                     async with trio.open_nursery() as floor:
                         runtime = Runtime(
-                            store, recorder, env, floor, pipelines=pipelines, schedules=schedules
+                            store,
+                            recorder,
+                            env,
+                            floor,
+                            pipelines=pipelines,
+                            schedules=schedules,
+                            alerts=alerts,
                         )
                         try:
                             await runtime._open()  # noqa: SLF001 - the async half of its making

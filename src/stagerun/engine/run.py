@@ -183,7 +183,10 @@ class RunActor:
         ledger.publish(Snapshot(ledger.published.counts, ending=ending))
         if ending is not None:
             how = f"{ending.status.value} ({ending.cause.value}): {ending.message}"
-            self.hub.log.warning("run was ended by another process: %s", how)
+            if ending == self._asked:
+                self.hub.log.warning("run ended while it waited for its turn: %s", how)
+            else:
+                self.hub.log.warning("run was ended by another process: %s", how)
 
     def _postpone(self, seconds: float) -> None:
         """Move the run's deadline: so long it waited for suspects of other runs."""

@@ -1,7 +1,7 @@
 """The runtime: any number of runs beside each other, on one database."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import trio
@@ -344,8 +344,12 @@ class Runtime:
 
     async def _take_over(self) -> None:
         """Take over the runs of the pipelines known here whose process has gone away."""
-        known = {name: self._settled(pipeline) for name, pipeline in self._known.items()}
-        await self._heir.look(known)
+        await self._heir.look(self._ready)
+
+    @cached_property
+    def _ready(self) -> dict[str, Pipeline]:
+        """The known pipelines with what operators have set. That was read once, so is this."""
+        return {name: self._settled(pipeline) for name, pipeline in self._known.items()}
 
     # -- beginning and end ----------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from stagerun.engine.blame import blameless
 from stagerun.engine.env import Env
 from stagerun.hosts.facade import Runtime
 from stagerun.hosts.thread import TrioThread
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.store.driver import Store
@@ -37,6 +38,7 @@ async def open_runtime(
     *,
     pipelines: Iterable[Pipeline] = (),
     schedules: Iterable[Schedule] = (),
+    alerts: Alerts | None = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator["Runtime"]:
@@ -55,7 +57,12 @@ async def open_runtime(
 
     async def main() -> None:
         async with opening.open_runtime(
-            database, pipelines=pipelines, schedules=schedules, env=env, store=store
+            database,
+            pipelines=pipelines,
+            schedules=schedules,
+            alerts=alerts,
+            env=env,
+            store=store,
         ) as inner:
             thread.tell(_resolve, opened, inner)
             await trio.sleep_forever()

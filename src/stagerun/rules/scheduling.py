@@ -97,6 +97,8 @@ def put_right(schedule: Schedule, slot: int, now: int) -> int | None:
 
     A clock that is set back a little fires nothing twice: what it has fired it waits for.
     """
+    if slot - now <= _SET_BACK:
+        return None
     usual = schedule.after(now)
     return usual if slot - usual > _SET_BACK else None
 

@@ -58,5 +58,4 @@ CREATE TABLE alerts (
 ) STRICT;
 CREATE INDEX alerts_open ON alerts (name, sink, next_try_at)
     WHERE delivered_at IS NULL AND given_up_at IS NULL;
-CREATE INDEX alerts_settled ON alerts (raised_at)
-    WHERE delivered_at IS NOT NULL OR given_up_at IS NOT NULL;
+CREATE INDEX alerts_by_age ON alerts (raised_at);

@@ -17,7 +17,7 @@ from stagerun.model.alert import Alert
 from stagerun.store.driver import Question
 from stagerun.store.transaction import Statement, Unit
 
-__all__ = ["Parcel", "claim", "drop_settled", "due", "keep", "settled_before"]
+__all__ = ["Parcel", "claim", "drop_outdated", "due", "keep", "outdated"]
 
 _LEASE: Final = 120_000_000
 """Microseconds for which a claim holds, at most; a delivery takes half of it at most."""
@@ -124,20 +124,30 @@ def _parcel(name: str, row: Sequence[Any]) -> Parcel:
     return Parcel(alert=alert, sink=sink, tries=tries, next_try_at=next_try_at, error=error)
 
 
-def settled_before(before: int) -> Question[bool]:
-    """Ask whether there are deliveries that were settled, of alerts raised before a moment."""
+def outdated(before: int | None) -> Question[bool]:
+    """Ask whether something need not be kept: alerts raised *before*, and endings of pruned runs.
+
+    None: alerts are kept however old they are.
+    """
 
     def ask(connection: sqlite3.Connection) -> bool:
-        sql = f"SELECT 1 FROM alerts WHERE {_OLD} LIMIT 1"  # noqa: S608 - a constant
-        return connection.execute(sql, (before,)).fetchone() is not None
+        sql = f"SELECT EXISTS ({_OLD_ALERTS}) OR EXISTS ({_OLD_ENDINGS})"
+        return bool(connection.execute(sql, (before,)).fetchone()[0])
 
     return ask
 
 
-def drop_settled(before: int) -> Unit:
-    """Return the unit that deletes some of them."""
-    rows = f"SELECT alert FROM alerts WHERE {_OLD} LIMIT {_CHUNK}"  # noqa: S608 - constants
-    return Unit(None, (Statement(f"DELETE FROM alerts WHERE alert IN ({rows})", (before,)),))  # noqa: S608 - a constant
+def drop_outdated(before: int | None) -> Unit:
+    """Return the unit that deletes some of that."""
+    return Unit(
+        None,
+        (
+            Statement(f"DELETE FROM alerts WHERE alert IN ({_OLD_ALERTS})", (before,)),  # noqa: S608 - a constant
+            Statement(f"DELETE FROM endings WHERE ending IN ({_OLD_ENDINGS})"),  # noqa: S608 - a constant
+        ),
+    )
 
 
-_OLD: Final = "(delivered_at IS NOT NULL OR given_up_at IS NOT NULL) AND raised_at < ?"
+_OLD_ALERTS: Final = f"SELECT alert FROM alerts WHERE raised_at < ?1 LIMIT {_CHUNK}"  # noqa: S608 - a constant
+# Where one that has listened does not come back, endings go with their runs.
+_OLD_ENDINGS: Final = "SELECT ending FROM endings WHERE run NOT IN (SELECT run FROM runs)"

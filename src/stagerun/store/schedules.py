@@ -113,6 +113,11 @@ def standing(names: Sequence[str]) -> Question[list[Standing]]:
     """Ask where schedules stand."""
 
     def ask(connection: sqlite3.Connection) -> list[Standing]:
+        asked: dict[int, list[int]] = {}
+        for schedule, slot in connection.execute(
+            "SELECT schedule, slot FROM slots WHERE decided_at IS NULL ORDER BY slot"
+        ).fetchall():
+            asked.setdefault(schedule, []).append(slot)
         found = list[Standing]()
         for first in range(0, len(names), _PER_QUESTION):
             part = names[first : first + _PER_QUESTION]
@@ -122,14 +127,10 @@ def standing(names: Sequence[str]) -> Question[list[Standing]]:
                 part,
             ).fetchall()
             for number, name, cron, every, zone, next_at, paused in rows:
-                asked = connection.execute(
-                    "SELECT slot FROM slots WHERE schedule = ? AND decided_at IS NULL"
-                    " ORDER BY slot",
-                    (number,),
-                ).fetchall()
-                times = (cron, every, zone)
-                slots = tuple(slot for (slot,) in asked)
-                found.append(Standing(number, name, times, next_at, bool(paused), slots))
+                slots = tuple(asked.get(number, ()))
+                found.append(
+                    Standing(number, name, (cron, every, zone), next_at, bool(paused), slots)
+                )
         return found
 
     return ask

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from stagerun.engine import opening
 from stagerun.engine.runtime import Runtime
 from stagerun.errors import RuntimeClosedError, UsageError
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.store.opening import check_path
@@ -50,6 +51,7 @@ class Service:
             over when its process has gone.
         schedules: What this program runs by itself, at the times of a clock on the wall. Their
             pipelines may be started and resumed by name as well.
+        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``.
         token: What whoever changes something must show as ``Authorization: Bearer TOKEN``; so must
             whoever reads from beyond this machine. None: ``STAGERUN_TOKEN``, else the one in the
             file ``DATABASE.token``, which is made when there is none.
@@ -73,6 +75,7 @@ class Service:
         *,
         pipelines: Iterable[Pipeline] = (),
         schedules: Iterable[Schedule] = (),
+        alerts: Alerts | None = None,
         token: str | None = None,
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
@@ -85,6 +88,7 @@ class Service:
                 raise UsageError(f"{name} takes a list of texts, got {given!r}")
         self.database = Path(database).expanduser().absolute()
         self.schedules = tuple(schedules)
+        self.alerts = alerts
         self.pipelines = _by_name([*pipelines, *_pipelines_of(self.schedules)])
         """What may be started by name."""
         self.leaving = False
@@ -184,7 +188,11 @@ class Service:
         if not self._insecure:
             _ = self.token  # to be read before anything is started
         self.leaving = False
-        served = {"pipelines": self.pipelines.values(), "schedules": self.schedules}
+        served = {
+            "pipelines": self.pipelines.values(),
+            "schedules": self.schedules,
+            "alerts": self.alerts,
+        }
         async with _host()(self.database, **served) as runtime:
             self._runtime, self._pool = runtime, ReadingPool(self.database)
             try:

@@ -1,0 +1,232 @@
+"""What runs by itself, for people: the list of schedules, one of them, and what is said to it."""
+
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from stagerun.cli.asking import now_us, who
+from stagerun.cli.exits import FAILED, SUCCEEDED
+from stagerun.cli.reading import reading
+from stagerun.cli.tables import STATUS_STYLES, command
+from stagerun.cli.terminal import (
+    SHORT,
+    ago,
+    closed_pipes_ignored,
+    console,
+    plain,
+    say,
+    span,
+    write_json,
+)
+from stagerun.engine.asking import Dialogue
+from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
+from stagerun.store.schedulelist import schedule_document, schedule_list
+from stagerun.store.talk import talking
+
+__all__ = [
+    "list_schedules",
+    "pause_schedule",
+    "resume_schedule",
+    "show_schedule",
+    "trigger_schedule",
+]
+
+Document = dict[str, Any]
+
+_NONE: Final = (
+    "no schedule is in this database: declare one, Schedule('nightly', pipeline, cron='30 2 * * *'),"
+    " and serve it: stagerun serve FILE.py:NAME"
+)
+_COUNTS: Final = ("fired", "skipped", "missed")
+_STATES: Final = {"waiting": "", "paused": "yellow", "unserved": "bold yellow"}
+
+
+def list_schedules(database: Path, *, as_json: bool) -> int:
+    """List all schedules, by name."""
+    with reading(database) as reader:
+        schedules = reader.ask(schedule_list())
+    if as_json:
+        write_json({"schedules": schedules}, sys.stdout)
+        return SUCCEEDED
+    with closed_pipes_ignored(sys.stdout):
+        screen = console()
+        if schedules:
+            screen.print(_list(schedules))
+        else:
+            say(screen, _NONE)
+    return SUCCEEDED
+
+
+def show_schedule(database: Path, name: str, *, as_json: bool) -> int:
+    """Show one schedule, and what became of its last slots.
+
+    Raises:
+        UsageError: There is no such schedule.
+    """
+    with reading(database) as reader:
+        schedule = reader.ask(schedule_document(name))
+    if as_json:
+        write_json(schedule, sys.stdout)
+        return SUCCEEDED
+    with closed_pipes_ignored(sys.stdout):
+        screen = console()
+        state = schedule["state"]
+        say(screen, Text.assemble((plain(schedule["name"]), "bold"), "  ", (state, _STATES[state])))
+        facts = {
+            "pipeline": schedule["pipeline"],
+            "when": _when(schedule),
+            "overlap": f"{schedule['overlap']}, at most {schedule['active']} at once",
+            "served by": f"{schedule['served_by']} of the processes under way",
+            "next": _next(schedule),
+            "slots": ", ".join(f"{schedule[name]:,} {name}" for name in _COUNTS),
+        }
+        for fact, value in facts.items():
+            say(screen, Text.assemble((f"{fact:<11}", "dim"), plain(value)))
+        if schedule["slots"]:
+            screen.print(_slots(schedule["slots"]))
+    return SUCCEEDED
+
+
+def pause_schedule(database: Path, name: str, *, as_json: bool) -> int:
+    """Let no slot of a schedule come.
+
+    Raises:
+        UsageError: There is no such schedule.
+    """
+    schedule = _ask(database, name, lambda: ask_to_pause(name, now_us))
+    resume = command(database, "schedules", "resume", name)
+    return _told(
+        schedule, f"{name} is paused, runs under way go on. To resume it: {resume}", as_json
+    )
+
+
+def resume_schedule(database: Path, name: str, *, as_json: bool) -> int:
+    """Let slots of a schedule come again.
+
+    Raises:
+        UsageError: There is no such schedule.
+    """
+    schedule = _ask(database, name, lambda: ask_to_unpause(name))
+    served = schedule["state"] != "unserved"
+    next_ = f"next {_next(schedule)}" if schedule["next_at"] else "from now on slots come again"
+    return _told(schedule, f"{name}: {next_ if served else 'no process serves it now'}", as_json)
+
+
+def trigger_schedule(database: Path, name: str, *, as_json: bool) -> int:
+    """Have a run of a schedule started now; return 1 when nobody has taken the request yet.
+
+    Raises:
+        UsageError: There is no such schedule, or no process that serves it.
+    """
+    slot = _ask(database, name, lambda: ask_to_trigger(name, who(), now_us))
+    match slot["decision"]:
+        case "fired":
+            watch = command(database, "watch", slot["run"][:SHORT])
+            words = f"{name} has started run {slot['run'][:SHORT]}. To watch it: {watch}"
+        case "skipped":
+            words = f"{name} has started none: {slot['reason']}"
+        case _:
+            words = f"no process has taken it yet: {name} is started as soon as one can"
+    _told(slot, words, as_json)
+    return FAILED if slot["decision"] is None else SUCCEEDED
+
+
+def _ask(database: Path, name: str, dialogue: Callable[[], Dialogue[Document]]) -> Document:
+    with talking(database) as talk:
+        talk.ask(schedule_document(name))  # raises when there is none; and nothing is written then
+        return talk.hold(dialogue())
+
+
+def _told(document: Document, words: str, as_json: bool) -> int:
+    if as_json:
+        write_json(document, sys.stdout)
+    else:
+        with closed_pipes_ignored(sys.stdout):
+            say(console(), plain(words))
+    return SUCCEEDED
+
+
+# -- in words -----------------------------------------------------------------------------------
+
+
+def _list(schedules: Sequence[Document]) -> Table:
+    table = _table("schedule", "pipeline", "when", "overlap", "state", "next", "last", *_COUNTS)
+    for schedule in schedules:
+        overlap, active = schedule["overlap"].replace("_", " "), schedule["active"]
+        table.add_row(
+            Text(plain(schedule["name"]), style="cyan"),
+            plain(schedule["pipeline"]),
+            plain(_when(schedule)),
+            overlap if active == 1 else f"{overlap}, {active} at once",
+            Text(schedule["state"], style=_STATES[schedule["state"]]),
+            _next(schedule),
+            _last(schedule["last"]),
+            *(f"{schedule[name]:,}" for name in _COUNTS),
+        )
+    return table
+
+
+def _slots(slots: Sequence[Document]) -> Table:
+    table = _table("slot", "decision", "run", "status", "missed before", "why")
+    for slot in slots:
+        asked = f"asked for by {slot['asked_by']}" if slot["asked_by"] else ""
+        table.add_row(
+            f"{_moment(slot['at'])}, {ago(slot['at'])}",
+            slot["decision"] or "not taken yet",
+            Text((slot["run"] or "")[:SHORT], style="cyan"),
+            _status(slot["status"]),
+            f"{slot['missed']:,}" if slot["missed"] else "",
+            plain(": ".join(filter(None, (asked, slot["reason"])))),
+        )
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        right = name in (*_COUNTS, "missed before")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _when(schedule: Document) -> str:
+    if schedule["cron"] is None:
+        return f"every {span(schedule['every'])}"
+    return f"{schedule['cron']} {schedule['zone']}"
+
+
+def _next(schedule: Document) -> str:
+    at = schedule["next_at"]
+    if at is None:
+        return ""
+    if schedule["state"] == "unserved" and datetime.fromisoformat(at) < datetime.now(UTC):
+        return f"was due {_moment(at)}, {ago(at)}"
+    return f"{_moment(at)}, {ago(at)}"
+
+
+def _last(slot: Document | None) -> Text:
+    if slot is None:
+        return Text()
+    if slot["decision"] is None:
+        return Text(f"asked for {ago(slot['at'])}")
+    became = _status(slot["status"]) if slot["run"] else Text(slot["decision"])
+    run = f" {slot['run'][:SHORT]}" if slot["run"] else ""
+    return Text.assemble(f"{_moment(slot['at'])}, {ago(slot['at'])}: ", became, (run, "cyan"))
+
+
+def _status(status: str | None) -> Text:
+    if status is None:
+        return Text()
+    return Text(status.replace("_", " "), style=STATUS_STYLES[status])
+
+
+def _moment(at: str) -> str:
+    """Return a moment in UTC, its day only where that is not today."""
+    moment = datetime.fromisoformat(at)
+    today = moment.date() == datetime.now(UTC).date()
+    return moment.strftime("%H:%M:%SZ" if today else "%Y-%m-%d %H:%M:%SZ")

@@ -1,0 +1,27 @@
+"""Zero hung runs after a month with the computer closed now and then; told by the database."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.month import simulate
+
+DAYS = 30.0
+
+
+def test_after_a_month_of_sleeps_losses_and_kills_no_run_hangs(tmp_path: Path) -> None:
+    report = simulate(DAYS, seed=1, folder=tmp_path)
+    assert report.open_at_the_end == 0
+    assert report.overstayed == 0
+    assert report.slots_lost == 0
+    # No timeout on a healthy run, and none of them takes longer than on a day without faults.
+    assert report.unharmed_not_succeeded == 0
+    usual = simulate(1.5, seed=1, folder=tmp_path, faults=False)
+    assert usual.unharmed_not_succeeded == 0
+    assert set(usual.seconds) == set(report.seconds)
+    for pipeline, seconds in usual.seconds.items():
+        assert report.seconds[pipeline] == pytest.approx(seconds, abs=1.0)
+    # It has been a month with something in it.
+    assert min(report.sleeps, report.losses, report.kills) >= 20
+    assert sum(report.runs.values()) > 1000
+    assert report.slots["missed"] > 1000
