@@ -113,7 +113,7 @@ async def chapters(planned: Planned) -> AsyncGenerator[Task]:
     workers=1,
     deadline=900,
     http_total=240,
-    buffer=1000,
+    buffer=1000,  # roomy: `chapters` hands out all of a book at once
     weight=10,
     least_ok=1,
     resource=open_models,

@@ -21,8 +21,6 @@ from pydantic import AfterValidator, BaseModel, Field
 from examples.provisioning.chat import chat
 from examples.provisioning.pipeline import pipeline
 from stagerun import UsageError
-from stagerun.store.documents import run_document
-from stagerun.store.listing import run_page
 from stagerun.web import Service
 
 BEGUN_WITHIN: Final = 20.0
@@ -94,7 +92,7 @@ def agent(stage: dict[str, Any]) -> dict[str, Any]:
 
 @app.get("/api/provision/history")
 async def history(limit: Annotated[int, Field(ge=1, le=200)] = 50) -> dict[str, Any]:
-    runs, _ = await service.pool.ask(run_page(pipeline=pipeline.name, limit=limit))
+    runs = await service.runs(pipeline=pipeline.name, limit=limit)
     told = ("status", "verdict", "message", "created_at", "finished_at")
     return {
         "jobs": [
@@ -132,6 +130,6 @@ async def answer(job: str, body: Question) -> dict[str, Any]:
 async def document_of(job: str) -> dict[str, Any]:
     """Read what is on disk, beside the runtime: no agent can hold this up."""
     try:
-        return await service.pool.ask(run_document(job))
+        return await service.document(job)
     except UsageError as error:
         raise HTTPException(404, str(error)) from error

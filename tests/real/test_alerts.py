@@ -332,14 +332,14 @@ async def test_a_sink_that_hangs_holds_up_neither_runs_nor_other_sinks_nor_the_l
         best = 1e9
         async with open_runtime(tmp_path / name, alerts=alerts) as runtime:
             await fail(runtime)
-            for _ in range(5):
+            for _ in range(3):
                 began = time.perf_counter()
-                run = await runtime.start(PIPELINE, list(range(1000)))
+                run = await runtime.start(PIPELINE, [0.002] * 1000)
                 result = await run.wait()
                 best = min(best, time.perf_counter() - began)
                 assert result.stages[0].ok == 1000
             if alerts is not None:
-                await until(lambda: good.qsize() == 6)
+                await until(lambda: good.qsize() == 4)
             leaving = time.perf_counter()
         assert time.perf_counter() - leaving < 6
         return best
@@ -350,7 +350,7 @@ async def test_a_sink_that_hangs_holds_up_neither_runs_nor_other_sinks_nor_the_l
     finally:
         over.set()
     print(f"1,000 items: {alone:.3f} s alone, {beside:.3f} s beside hung sinks")
-    assert beside < 2 * alone + 0.1
+    assert beside < 1.5 * alone
 
 
 # -- what only the database, or only the process, can tell ------------------------------------

@@ -4,12 +4,14 @@ import gzip
 import json
 import math
 import socket
+import ssl
 import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -367,3 +369,28 @@ async def serving(answer: Answer) -> AsyncGenerator[str]:
 
 def address(bound: socket.socket | trio.socket.SocketType) -> str:
     return f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+async def test_a_bad_certificate_is_called_by_its_name(tmp_path: Path) -> None:
+    made = await trio.run_process(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+         "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")],
+        capture_stderr=True,
+    )  # fmt: skip
+    assert made.returncode == 0
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with trio.open_nursery() as nursery:
+        (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        listeners = [trio.SSLListener(tcp, context)]
+
+        async def answer(stream: trio.SSLStream[trio.SocketStream]) -> None:
+            with suppress(trio.BrokenResourceError):
+                await stream.do_handshake()
+
+        nursery.start_soon(trio.serve_listeners, answer, listeners)
+        port = tcp.socket.getsockname()[1]
+        async with open_client(f"https://127.0.0.1:{port}", total=20) as client:
+            with pytest.raises(HttpConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+                await client.get("/")
+        nursery.cancel_scope.cancel()

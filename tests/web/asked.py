@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from attrs import define, field, frozen
 
-from stagerun import Pipeline, open_runtime, stage
+from stagerun import Pipeline, Schedule, open_runtime, stage
 from stagerun.engine.health import Health
 from stagerun.engine.intake import order_of
 from stagerun.engine.runtime import RuntimeStatistics
@@ -36,6 +36,7 @@ async def double(value: Any) -> Any:
 
 doubling = Pipeline("doubling", [double])
 counting = Pipeline("counting", [double], source=range(3))
+often = Schedule("often", counting, every=3600)
 
 
 @frozen
@@ -166,13 +167,14 @@ async def serving(
     tmp_path: Path,
     *,
     pipelines: Iterable[Pipeline] = (doubling, counting),
+    schedules: Iterable[Schedule] = (),
     open_: Callable[..., AbstractAsyncContextManager[Any]] = open_runtime,
     limits: Limits | None = None,
     **guarded: Any,
 ) -> AsyncIterator[Api]:
     """Serve a real runtime on a real file."""
     path, known = tmp_path / "runs.db", {each.name: each for each in pipelines}
-    async with open_(path, pipelines=known.values()) as runtime:
+    async with open_(path, pipelines=known.values(), schedules=schedules) as runtime:
         pool = ReadingPool(path)
         try:
             api = api_of(Backend(runtime, pool, known), limits, **guarded)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stagerun.web.routes import Operation
-from tests.web.asked import TOKEN, Api, ask, serving
+from tests.web.asked import TOKEN, Api, ask, often, serving
 
 
 def resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ async def test_every_name_that_it_gives_is_known_and_no_other_is(
 
 
 async def test_answers_are_as_it_says(tmp_path: Path) -> None:
-    async with serving(tmp_path) as api:
+    async with serving(tmp_path, schedules=[often]) as api:
         document = (await api.get("/openapi.json")).json
         for body in ({"pipeline": "counting"}, {"pipeline": "doubling", "items": [1, "bad", "x"]}):
             run = (await api.post("/runs", {**body, "labels": {"a": "b"}})).json["id"]
@@ -112,6 +112,7 @@ async def test_answers_are_as_it_says(tmp_path: Path) -> None:
         seen = set()
         for operation in api.built.operations:
             path = operation.path.replace("{id}", run).replace("{name}", "doubling")
+            path = path.replace("{schedule}", "often")
             if operation.method == "POST":
                 body = {"pipeline": "counting"} if path == "/runs" else {}
                 answer = await api.post(path, body)

@@ -9,7 +9,7 @@ from stagerun.cli.options import DEFAULT, Database, Json
 __all__ = ["schedules"]
 
 # ruff: noqa: PLC0415 - `stagerun --help` must not wait for the imports of every command
-# ruff: noqa: A002 - `json` is what the option is called
+
 
 schedules: Final = App(
     name="schedules",

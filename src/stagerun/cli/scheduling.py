@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -39,10 +40,12 @@ __all__ = [
 Document = dict[str, Any]
 
 _NONE: Final = (
-    "no schedule is in this database: declare one, Schedule('nightly', pipeline, cron='30 2 * * *'),"
+    "no schedule is in this database: declare one, Schedule('nightly', pipeline, every=3600),"
     " and serve it: stagerun serve FILE.py:NAME"
 )
 _COUNTS: Final = ("fired", "skipped", "missed")
+_ANY: Final = 10_000
+"""Columns that are enough for every table."""
 _STATES: Final = {"waiting": "", "paused": "yellow", "unserved": "bold yellow"}
 
 
@@ -54,11 +57,16 @@ def list_schedules(database: Path, *, as_json: bool) -> int:
         write_json({"schedules": schedules}, sys.stdout)
         return SUCCEEDED
     with closed_pipes_ignored(sys.stdout):
-        screen = console()
-        if schedules:
-            screen.print(_list(schedules))
-        else:
+        screen, table = console(), _list(schedules)
+        if not schedules:
             say(screen, _NONE)
+        elif (
+            screen.measure(table, options=screen.options.update_width(_ANY)).maximum <= screen.width
+        ):
+            screen.print(table)
+        else:
+            for schedule in schedules:
+                _print_facts(screen, schedule)
     return SUCCEEDED
 
 
@@ -75,18 +83,7 @@ def show_schedule(database: Path, name: str, *, as_json: bool) -> int:
         return SUCCEEDED
     with closed_pipes_ignored(sys.stdout):
         screen = console()
-        state = schedule["state"]
-        say(screen, Text.assemble((plain(schedule["name"]), "bold"), "  ", (state, _STATES[state])))
-        facts = {
-            "pipeline": schedule["pipeline"],
-            "when": _when(schedule),
-            "overlap": f"{schedule['overlap']}, at most {schedule['active']} at once",
-            "served by": f"{schedule['served_by']} of the processes under way",
-            "next": _next(schedule),
-            "slots": ", ".join(f"{schedule[name]:,} {name}" for name in _COUNTS),
-        }
-        for fact, value in facts.items():
-            say(screen, Text.assemble((f"{fact:<11}", "dim"), plain(value)))
+        _print_facts(screen, schedule)
         if schedule["slots"]:
             screen.print(_slots(schedule["slots"]))
     return SUCCEEDED
@@ -157,7 +154,7 @@ def _told(document: Document, words: str, as_json: bool) -> int:
 def _list(schedules: Sequence[Document]) -> Table:
     table = _table("schedule", "pipeline", "when", "overlap", "state", "next", "last", *_COUNTS)
     for schedule in schedules:
-        overlap, active = schedule["overlap"].replace("_", " "), schedule["active"]
+        overlap, active = _said(schedule["overlap"]), schedule["active"]
         table.add_row(
             Text(plain(schedule["name"]), style="cyan"),
             plain(schedule["pipeline"]),
@@ -166,9 +163,26 @@ def _list(schedules: Sequence[Document]) -> Table:
             Text(schedule["state"], style=_STATES[schedule["state"]]),
             _next(schedule),
             _last(schedule["last"]),
-            *(f"{schedule[name]:,}" for name in _COUNTS),
+            *(f"{schedule[each]:,}" for each in _COUNTS),
         )
     return table
+
+
+def _print_facts(screen: Console, schedule: Document) -> None:
+    state, owners = schedule["state"], schedule["served_by"]
+    say(screen, Text.assemble((plain(schedule["name"]), "bold"), "  ", (state, _STATES[state])))
+    facts: dict[str, str | Text] = {
+        "pipeline": plain(schedule["pipeline"]),
+        "when": plain(_when(schedule)),
+        "overlap": f"{_said(schedule['overlap'])}, {schedule['active']} at once",
+        "served by": "1 process" if owners == 1 else f"{owners} processes",
+        "next": _next(schedule),
+        "last": _last(schedule["last"]),
+        "slots": ", ".join(f"{schedule[each]:,} {each}" for each in _COUNTS),
+    }
+    for name, fact in facts.items():
+        if fact:
+            say(screen, Text.assemble((f"{name:<11}", "dim"), fact))
 
 
 def _slots(slots: Sequence[Document]) -> Table:
@@ -196,7 +210,9 @@ def _table(*names: str) -> Table:
 
 def _when(schedule: Document) -> str:
     if schedule["cron"] is None:
-        return f"every {span(schedule['every'])}"
+        seconds = schedule["every"]
+        length = f"{seconds:g} s" if seconds < 60 else span(seconds)
+        return f"every {length.removesuffix(' 00 s').removesuffix(' 00 min')}"
     return f"{schedule['cron']} {schedule['zone']}"
 
 
@@ -222,7 +238,11 @@ def _last(slot: Document | None) -> Text:
 def _status(status: str | None) -> Text:
     if status is None:
         return Text()
-    return Text(status.replace("_", " "), style=STATUS_STYLES[status])
+    return Text(_said(status), style=STATUS_STYLES[status])
+
+
+def _said(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _moment(at: str) -> str:

@@ -20,7 +20,7 @@ from stagerun.engine.announcing import announced
 from stagerun.engine.delivery import Courier
 from stagerun.engine.env import Env
 from stagerun.engine.recorder import Recorder
-from stagerun.engine.sighting import with_own
+from stagerun.engine.sighting import Eyes
 from stagerun.engine.watch import Watch
 from stagerun.errors import StoreError, UsageError
 from stagerun.logs import RunLog
@@ -42,6 +42,8 @@ LAST_LOOK: Final = 3.0
 """Seconds for which deliveries may hold up the leaving of a runtime."""
 _EVERY: Final = 1.0
 """Seconds between two looks."""
+_DOUBT: Final = 0.5
+"""The same while something has been seen once that may not last."""
 _PATIENCE: Final = 0.25
 """Seconds for which a look waits for the write lock."""
 _SAID_AFTER: Final = 5.0
@@ -75,7 +77,6 @@ class Alerting:
         self._alerts = alerts
         self._recorder = recorder
         self._env = env
-        self._watch = watch
         self._owner = owner
         self._limits = Thresholds.of(env.environ)
         kinds = {rule.kind for rule in alerts.rules}
@@ -91,7 +92,8 @@ class Alerting:
         self._opened = self._leaving = False
         # Written by: the event loop of the alerts.
         self._host: trio.lowlevel.TrioToken | None = None
-        self._courier: Courier = Courier(alerts, env)
+        self._eyes = Eyes(watch, recorder, env, owner=owner, limits=self._limits)
+        self._courier = Courier(alerts, env)
         self._last = trio.CancelScope()
         self._wake = trio.Event()
         self._book = Book()
@@ -155,7 +157,7 @@ class Alerting:
             async with trio.open_nursery() as lanes:
                 with self._last:
                     while await self._look_safely(lanes) or self._in_hand or not self._leaving:
-                        with trio.move_on_after(_EVERY):
+                        with trio.move_on_after(_DOUBT if self._eyes.in_doubt else _EVERY):
                             await self._wake.wait()
                         self._wake = trio.Event()
                 lanes.cancel_scope.cancel(reason="the runtime is left")
@@ -210,7 +212,7 @@ class Alerting:
                 under_way=self._looks_at_runs,
             )
         )
-        sights = with_own(sights, self._watch, self._recorder, self._env, self._owner())
+        sights = self._eyes.corrected(sights)
         known = evolve(book, episodes={**book.episodes, **self._told})
         found = look(known, sights, self._alerts)
         self._book = known  # what is raised now is not, before it is stored
@@ -225,7 +227,7 @@ class Alerting:
     def _raise_from_memory(self) -> None:
         """Raise what can be seen without the database: that it, or the event loop, is stuck."""
         now = self._env.now_us()
-        sights = with_own(Sights(now=now), self._watch, self._recorder, self._env, self._owner())
+        sights = self._eyes.corrected(Sights(now=now))
         found = look(self._book, sights, self._alerts)
         self._told |= dict(found.book.episodes.items() - self._book.episodes.items())
         self._book = found.book

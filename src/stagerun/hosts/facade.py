@@ -31,6 +31,7 @@ from stagerun.engine.token import CancellationToken
 from stagerun.hosts.thread import TrioThread
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.status import Cause, Counts, Result
+from stagerun.store.documents import run_document
 from stagerun.store.requests import standing
 from stagerun.store.retention import Prunable
 from stagerun.store.talk import talking
@@ -242,8 +243,11 @@ class Run:
         return self._results(self._inner.results)
 
     async def document(self) -> dict[str, Any]:
-        """Return the run's document, as ``stagerun show --json`` gives it."""
-        return await self._thread.call(self._inner.document)
+        """Return the run's document, as ``stagerun show --json`` gives it.
+
+        It is read beside the runtime, so that it comes while a stage blocks that, too.
+        """
+        return await asyncio.to_thread(_document, self._database, self.id)
 
     async def _results(self, read: Callable[[], AsyncIterator[Any]]) -> AsyncIterator[Any]:
         """Bring results over page by page; *read* gives an iterator that only trio may drive."""
@@ -273,6 +277,11 @@ def _cancel(database: Path, run: str, generation: int, reason: str) -> None:
     with talking(database) as talk:
         if talk.ask(standing(run)).generation == generation:
             talk.hold(ask_to_cancel(run, {**_BY, "reason": reason}, _now, wait=False))
+
+
+def _document(database: Path, run: str) -> dict[str, Any]:
+    with talking(database) as talk:
+        return talk.ask(run_document(run))
 
 
 def _hold(database: Path, dialogue: Dialogue[T]) -> T:

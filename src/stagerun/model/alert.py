@@ -90,7 +90,7 @@ class Call:
 
     @name.default
     def _function_name(self) -> str:
-        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
 
     def deliver(self, alert: Alert) -> Any:
         """See ``Sink``."""

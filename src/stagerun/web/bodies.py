@@ -66,7 +66,8 @@ async def read_body(request: Request, fields: Sequence[Field], limits: Limits) -
     known = {field.name: field for field in fields}
     for name in given:
         if name not in known:
-            raise refused(name, f"is not known here; there are {', '.join(known)}", "body")
+            there = f"there are {', '.join(known)}" if known else "nothing is"
+            raise refused(name, f"is not known here; {there}", "body")
     for name, field in known.items():
         value, problem = given.get(name), None
         if value is not None:

@@ -16,6 +16,7 @@ __all__ = ["document"]
 _PATHS: Final = {
     "id": "The run's identifier, the beginning of it, or `latest`.",
     "name": "The pipeline's name.",
+    "schedule": "The schedule's name.",
 }
 _HEADERS: Final = {
     "Idempotency-Key": "The same as `key` in the body.",

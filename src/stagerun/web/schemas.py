@@ -113,6 +113,35 @@ _ITEM: Final = _object(
     late_seconds=_told(_MAYBE_REAL, "how long cut work went on"),
     generation=_WHOLE,
 )
+_SLOT: Final = {
+    "at": _told(_TIME, "when it was due, or asked for"),
+    "asked_by": _told(_MAYBE_TEXT, "null: its time had come"),
+    "decided_at": _told(_MAYBE_TIME, "null: asked for, and no process has taken it yet"),
+    "decision": _or_null({"type": "string", "enum": ["fired", "skipped"]}),
+    "missed": _told(_WHOLE, "slots just before it that nobody was there for"),
+    "reason": _told(_MAYBE_TEXT, "why there is no run"),
+    "run": _MAYBE_TEXT,
+    "status": _told(_or_null(_STATUS), "of the run by now"),
+    "finished_at": _MAYBE_TIME,
+}
+_SCHEDULE: Final = {
+    "name": _TEXT,
+    "pipeline": _TEXT,
+    "state": {"type": "string", "enum": ["waiting", "paused", "unserved"]},
+    "cron": _MAYBE_TEXT,
+    "every": _told(_MAYBE_REAL, "seconds between two slots"),
+    "zone": _told(_TEXT, "the time zone that cron is meant in"),
+    "overlap": {"type": "string", "enum": ["skip", "queue", "cancel_previous"]},
+    "active": _told(_WHOLE, "runs of it that may be under way at once"),
+    "next_at": _MAYBE_TIME,
+    "paused_at": _MAYBE_TIME,
+    "created_at": _TIME,
+    "served_by": _told(_WHOLE, "processes"),
+    "fired": _WHOLE,
+    "skipped": _WHOLE,
+    "missed": _WHOLE,
+    "last": _or_null(_ref("Slot")),
+}
 _NEXT: Final = _told(_MAYBE_TEXT, "give it as `after` for the next page; null: this was the last")
 
 SCHEMAS: Final[dict[str, Schema]] = {
@@ -185,6 +214,9 @@ SCHEMAS: Final[dict[str, Schema]] = {
         )
     ),
     "Durations": _object(pipeline=_TEXT, deadline=_MAYBE_REAL, runs=_list(_MAP)),
+    "Schedules": _object(schedules=_list(_object(**_SCHEDULE))),
+    "Schedule": _object(**_SCHEDULE, slots=_list(_ref("Slot"))),
+    "Slot": _object(**_SLOT),
     "Labels": _object(labels=_list(_object(name=_TEXT, values=_list(_TEXT)))),
     "Overview": _object(counts=_COUNTS, in_hand=_or_null(_MAP), health=_MAP, owners=_WHOLE),
     "Health": _object(status=_TEXT),

@@ -1,7 +1,7 @@
 """A runtime, its HTTP API and its dashboard, for a program on ASGI."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,8 @@ from stagerun.errors import RuntimeClosedError, UsageError
 from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
+from stagerun.store.documents import run_document
+from stagerun.store.listing import run_page
 from stagerun.store.opening import check_path
 from stagerun.store.pool import ReadingPool
 from stagerun.web.app import build
@@ -133,6 +135,38 @@ class Service:
         if self._pool is None:
             raise RuntimeClosedError(_NOT_OPEN)
         return self._pool
+
+    async def document(self, run: str) -> dict[str, Any]:
+        """Return the document of a run of any process, as ``stagerun show --json`` gives it.
+
+        It is read beside the runtime: it comes whatever a stage does.
+
+        Raises:
+            UsageError: There is no such run, or more than one that begins so.
+        """
+        return await self.pool.ask(run_document(run))
+
+    async def runs(
+        self,
+        *,
+        status: str | None = None,
+        pipeline: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[dict[str, Any]]:
+        """Return documents of runs as a list shows them, the newest first; read as ``document``.
+
+        Args:
+            status: Only runs of this status.
+            pipeline: Only runs of the pipeline of this name.
+            labels: Only runs that have all these labels.
+            limit: So many at most.
+
+        Raises:
+            UsageError: There is no such status.
+        """
+        page = run_page(status=status, pipeline=pipeline, labels=labels, limit=limit)
+        return (await self.pool.ask(page))[0]
 
     @property
     def body_limit(self) -> int:

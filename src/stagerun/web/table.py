@@ -18,6 +18,7 @@ from stagerun.web.problems import answer
 from stagerun.web.queries import Choices, Labels, Number, Parameter, Text
 from stagerun.web.routes import Operation
 from stagerun.web.runs import Runs
+from stagerun.web.schedules import Schedules
 from stagerun.web.schemas import OUTCOMES, STATUSES
 
 __all__ = ["operations"]
@@ -34,7 +35,7 @@ def _limit(default: int) -> Parameter:
 def operations(backend: Backend, limits: Limits, events: Events) -> tuple[Operation, ...]:
     """Return everything that the service answers."""
     runs, details, overview = Runs(backend, limits), Details(backend), Overview(backend)
-    assets, metrics = Assets(), Metrics(backend, events)
+    schedules, assets, metrics = Schedules(backend), Assets(), Metrics(backend, events)
     table: tuple[Operation, ...]
 
     async def openapi(_request: Request) -> Response:
@@ -157,6 +158,46 @@ def operations(backend: Backend, limits: Limits, events: Events) -> tuple[Operat
             about="How long the last runs of a pipeline took, the newest last.",
             query=(_limit(100),),
             answers={200: "Durations"},
+        ),
+        Operation(
+            path="/schedules",
+            handler=schedules.schedules,
+            access="read",
+            about="List what runs by itself, by name.",
+            answers={200: "Schedules"},
+        ),
+        Operation(
+            path="/schedules/{schedule}",
+            handler=schedules.schedule,
+            access="read",
+            about="Show one schedule, and what became of its last slots, the newest first.",
+            answers={200: "Schedule"},
+        ),
+        Operation(
+            method="POST",
+            path="/schedules/{schedule}/pause",
+            handler=schedules.pause_schedule,
+            access="write",
+            about="Let no slot come until it is resumed. Runs under way go on.",
+            answers={200: "Schedule"},
+        ),
+        Operation(
+            method="POST",
+            path="/schedules/{schedule}/resume",
+            handler=schedules.resume_schedule,
+            access="write",
+            about="Let slots come again from now on; none is made up for.",
+            answers={200: "Schedule"},
+        ),
+        Operation(
+            method="POST",
+            path="/schedules/{schedule}/trigger",
+            handler=schedules.trigger_schedule,
+            access="write",
+            about="Have a run started now, paused or not, if its overlap lets it. 409: no process"
+            " serves the schedule.",
+            answers={202: "Slot"},
+            refusals=(409,),
         ),
         Operation(
             path="/labels",

@@ -22,8 +22,8 @@ import os
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from types import TracebackType
@@ -36,7 +36,6 @@ from stagerun.engine.context import http_total
 from stagerun.errors import SettingError
 from stagerun.names import apart
 from stagerun.phase import PHASE
-from stagerun.retry_after import parse_retry_after
 
 try:
     import httpx
@@ -45,6 +44,9 @@ except ModuleNotFoundError as error:
         "stagerun.http needs httpx, which is not installed: pip install 'stagerun[http]'",
         name="httpx",
     ) from error
+
+from stagerun.http.bodies import Content, Inflater, raw_chunks
+from stagerun.http.retry_after import parse_retry_after
 
 __all__ = [
     "PHASE",
@@ -186,7 +188,7 @@ async def open_client(
     if max_bytes < 0:
         raise ValueError(f"max_bytes must be 0 or more, not {max_bytes!r}")
     all_headers = httpx.Headers(headers)
-    all_headers["Accept-Encoding"] = "gzip, deflate"  # what _Inflater can bound, nothing else
+    all_headers["Accept-Encoding"] = "gzip, deflate"  # what Inflater can bound, nothing else
     try:
         client = httpx.AsyncClient(
             base_url=base_url,
@@ -244,7 +246,7 @@ class Client:
             request = self._client.build_request(method, url, **content)
         except httpx.InvalidURL:
             raise _url_error(method, url) from None
-        request.stream = _Content(request.content)
+        request.stream = Content(request.content)
         with _Call(method, _without_secrets(str(request.url))) as call, apart():
             request.extensions["trace"] = call.trace
             with trio.move_on_after(self._total):
@@ -257,20 +259,19 @@ class Client:
             answer = await self._client.send(request, stream=True)
             wish = answer.headers.get("Retry-After")
             call.retry_after = parse_retry_after(wish, datetime.now(UTC))
-            async with _raw_chunks(answer) as chunks:
-                inflater = _Inflater(answer.headers.get("Content-Encoding", "identity"))
+            async with raw_chunks(answer) as chunks:
+                inflater = Inflater(answer.headers.get("Content-Encoding", "identity"))
                 content = await self._read(call, chunks, inflater)
         except httpx.UnsupportedProtocol:
             raise _url_error(call.method, str(request.url)) from None
         except (httpx.RequestError, zlib.error) as error:
-            reason = str(error) or type(error).__name__
-            raise HttpConnectionError(*call.where, reason=reason) from error
+            raise HttpConnectionError(*call.where, reason=_words(error)) from error
         if answer.status_code >= 400:
             raise HttpStatusError(*call.where, status=answer.status_code, content=content)
         return Response(call.url, answer.status_code, answer.headers, content)
 
     async def _read(
-        self, call: "_Call", chunks: AsyncIterator[bytes], inflater: "_Inflater"
+        self, call: "_Call", chunks: AsyncIterator[bytes], inflater: "Inflater"
     ) -> bytes:
         body = bytearray()
         async for chunk in chunks:
@@ -281,21 +282,6 @@ class Client:
                 await trio.lowlevel.checkpoint()  # a bomb must not hold the loop
         inflater.close()
         return bytes(body)
-
-
-@asynccontextmanager
-async def _raw_chunks(answer: httpx.Response) -> AsyncGenerator[AsyncIterator[bytes]]:
-    """The body as it comes, closed at the end of the block even when that leaves it half read."""
-    chunks = answer.aiter_raw()
-    try:
-        yield chunks
-    finally:
-        # httpx nests generators, which are left to the garbage collector unless they run to their
-        # end. With the connection closed under them they do, after what was read in advance.
-        await answer.aclose()
-        with suppress(httpx.RequestError):
-            async for _ in chunks:
-                pass
 
 
 @define
@@ -340,48 +326,14 @@ _PHASE_OF_STEP: Final[dict[str, Phase]] = {
 }
 
 
-class _Content(httpx.AsyncByteStream):
-    """A request's body in one chunk. httpx has a generator for it, which a cut would leave open."""
-
-    def __init__(self, content: bytes) -> None:
-        self._chunks = iter([content])
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for chunk in self._chunks:
-            return chunk
-        raise StopAsyncIteration
-
-
-class _Inflater:
-    """Decodes a body in pieces of bounded size, however much is packed into a chunk."""
-
-    _PIECE = 2**20
-    _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
-
-    def __init__(self, encoding: str) -> None:
-        self._encoding = encoding.strip().lower()
-        self._zlib = zlib.decompressobj(self._GZIP_OR_ZLIB)
-        self._fed = False
-
-    def pieces(self, chunk: bytes) -> Iterator[bytes]:
-        if self._encoding == "identity":
-            yield chunk
-            return
-        if self._encoding not in {"gzip", "x-gzip", "deflate"}:
-            raise zlib.error(f"the body is encoded as {self._encoding!r}, which nobody asked for")
-        while chunk:
-            if self._zlib.eof:
-                raise zlib.error("more bytes follow the end of the compressed body")
-            self._fed = True
-            yield self._zlib.decompress(chunk, self._PIECE)
-            chunk = self._zlib.unconsumed_tail or self._zlib.unused_data
-
-    def close(self) -> None:
-        if self._fed and not self._zlib.eof:
-            raise zlib.error("the compressed body ends early")
+def _words(error: BaseException) -> str:
+    """Return what the first one that says something has to say: a wrapped error often is silent."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _url_error(method: str, url: str) -> HttpUrlError:
