@@ -263,6 +263,22 @@ def test_every_command_that_a_page_shows_is_understood(page: Path) -> None:
         assert name in app, name
 
 
+# -- settings ---------------------------------------------------------------------------------
+
+_SETTING = re.compile(r"\bSTAGERUN_[A-Z0-9_]+\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
+    listed = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    options = tuple(re.findall(r"^\| `([A-Z_]+)` \|", listed, re.MULTILINE))
+    process = {*re.findall(r"^\| `(STAGERUN_[A-Z_]+)` \|", listed, re.MULTILINE), "STAGERUN_DB"}
+    named = {*_SETTING.findall(page.read_text(encoding="utf-8"))} - process
+    mistakes = {"STAGERUN_INTEGRITY_PAGES_WORKRES"}  # of whom settings.md speaks
+    strange = [name for name in named - mistakes if not name.endswith(options)]
+    assert not strange, f"{page.name} names {strange}: docs/settings.md knows no such setting"
+
+
 # -- links ------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,14 @@ import trio
 
 from stagerun import Pipeline, RunInterrupted, SettingError, UsageError, open_runtime, stage
 from stagerun.alerts import Alert, Alerts, Rule, ended, older, running
+from stagerun.engine.culprit import Culprit
+from stagerun.engine.health import Health
+from stagerun.engine.sighting import Eyes
+from stagerun.engine.watch import Block
+from stagerun.model.sights import RunSeen, Sights
+from stagerun.rules.liveness import Thresholds
 from stagerun.store.inline import InlineStore
-from tests.conftest import Bench, virtual_env
+from tests.conftest import EPOCH, Bench, virtual_env
 
 
 @stage(workers=4)
@@ -268,6 +274,76 @@ async def test_a_defect_of_a_sink_or_a_row_written_by_hand_stops_nothing() -> No
         first, second = await box.holds(2)
         assert first.summary == "alert 0123 cannot be read any more; its rule was ended"
         assert second.run is not None
+
+
+class World:
+    """A process that sleeps: its wall clock goes on, and for a moment all seems stuck."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.trouble = self.blocked = False
+        env = virtual_env(wall=lambda: EPOCH + self.now, monotonic=lambda: self.now)
+        self.eyes = Eyes(self, self, env, owner=lambda: 1, limits=Thresholds())  # type: ignore[arg-type]
+
+    def health(self) -> Health:
+        return Health("degraded", "slow") if self.trouble else Health("ok")
+
+    @property
+    def current(self) -> Block | None:
+        return Block(-10.0, Culprit("jobs.py:3", "work"), 10.0) if self.blocked else None
+
+    def sees(self, after: float, *runs: RunSeen) -> Sights:
+        self.now += after
+        return self.eyes.corrected(Sights(now=int((EPOCH + self.now) * 1e6), under_way=runs))
+
+
+async def test_what_is_stuck_must_be_seen_twice_with_no_sleep_in_between() -> None:
+    world = World()
+    world.sees(1)
+    world.trouble = world.blocked = True
+    assert not world.sees(3600).degraded
+    assert world.eyes.in_doubt
+    world.trouble = world.blocked = False
+    world.sees(1)
+    world.trouble = world.blocked = True
+    assert not world.sees(10).blocked
+    seen = world.sees(0.5)
+    assert not world.eyes.in_doubt
+    assert seen.degraded
+    (blocked,) = seen.blocked
+    assert blocked.by == "code outside of any run at jobs.py:3 in work"
+
+
+async def test_the_time_slept_is_nobody_s() -> None:
+    world = World()
+    began = int(EPOCH * 1e6)
+
+    def stands() -> RunSeen:
+        """As its row says it: the wall clock has gone on."""
+        return RunSeen(
+            number=1,
+            generation=1,
+            id="1",
+            pipeline="work",
+            status="running",
+            verdict="stalled" if world.now > 300 else "alive",
+            created_at=began,
+            age=world.now,
+            unmoved=world.now,
+        )
+
+    for _ in range(100):
+        world.sees(1)
+    world.now += 3600
+    (run,) = world.sees(0, stands()).under_way
+    assert (run.age, run.unmoved, run.verdict) == (100, 100, "alive")
+    for _ in range(200):
+        world.sees(1)
+    (run,) = world.sees(0, stands()).under_way
+    assert (run.age, run.verdict) == (300, "alive")
+    world.sees(1)
+    (run,) = world.sees(0, stands()).under_way
+    assert (run.age, run.verdict) == (301, "stalled")
 
 
 async def test_something_else_than_alerts_is_refused() -> None:

@@ -113,7 +113,7 @@ class Process:
             memory=lambda: (None, None),
             jitter=self.jitter,
             new_id=self.new_id,
-            environ={"STAGERUN_LOG_LEVEL": "CRITICAL"},
+            environ={"STAGERUN_LOG_LEVEL": "CRITICAL", "STAGERUN_KEEP_DAYS": "off"},
             threads=False,
             pace=_PACE,
         )

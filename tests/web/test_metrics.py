@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 
 import stagerun
-from stagerun import Pipeline, stage
+from stagerun import Pipeline, Schedule, stage
 from stagerun.engine.health import Health, Lateness
 from stagerun.engine.runtime import RuntimeStatistics
 from stagerun.store import gauges
@@ -25,7 +25,7 @@ from stagerun.web.metrics import Metrics, bounded
 from stagerun.web.problems import Problem
 from tests.web.streamed import Database, FakeBackend, database
 
-LABELS = ("pipeline", "stage", "outcome", "status", "le")
+LABELS = ("pipeline", "stage", "outcome", "status", "le", "schedule", "decision")
 
 
 async def scrape(backend: Any, *, accept: str = "") -> dict[tuple[Any, ...], float]:
@@ -87,6 +87,28 @@ async def test_a_real_run_is_told_by_status_outcome_and_duration(tmp_path: Path)
     assert found["store_healthy",] == 1
     assert found["database_readable",] == 1
     assert found["process_memory_bytes",] > 10_000_000
+
+
+async def test_schedules_are_told_by_their_next_slot_and_what_became_of_the_others(
+    tmp_path: Path,
+) -> None:
+    @stage
+    async def double(n: int) -> int:
+        return 2 * n
+
+    pipeline = Pipeline("doubles", [double], source=[1])
+    schedules = [Schedule(name, pipeline, every=3600) for name in ("often", "paused")]
+    async with stagerun.open_runtime(tmp_path / "runs.db", schedules=schedules) as runtime:
+        await runtime.trigger_schedule("often")
+        await runtime.pause_schedule("paused")
+        pool = ReadingPool(tmp_path / "runs.db")
+        found = await scrape(FakeBackend(pool, runtime))
+        pool.close()
+    assert 3500 < found["schedule_next_seconds", "often"] <= 3600
+    assert ("schedule_next_seconds", "paused") not in found
+    assert found["schedule_slots_total", "often", "fired"] == 1
+    assert found["schedule_slots_total", "often", "skipped"] == 0
+    assert found["schedule_slots_total", "paused", "missed"] == 0
 
 
 async def test_what_waits_and_what_is_worked_on_is_told_of_runs_under_way(tmp_path: Path) -> None:

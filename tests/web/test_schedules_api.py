@@ -114,7 +114,7 @@ def test_while_a_stage_blocks_all_is_answered(
         assert (await api.get(f"/runs/{run}")).json["finished_at"] is None
         await api.ended(run)
         with anyio.fail_after(20):  # it stays, and is answered when the runtime can
-            while (await api.get("/schedules/often")).json["last"]["decision"] != "fired":
+            while (await api.get("/schedules/often")).json["last"]["decision"] != "fired":  # noqa: ASYNC110 - of another thread
                 await anyio.sleep(0.02)
 
     blocks = Pipeline("blocks", [block], grace=0.1)

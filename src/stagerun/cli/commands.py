@@ -170,6 +170,7 @@ def serve(
     port: int = 8000,
     token: Annotated[str | None, Parameter(env_var="STAGERUN_TOKEN")] = None,
     allow_host: Annotated[list[str] | None, Parameter(negative=())] = None,
+    alerts: str | None = None,
 ) -> int:
     """Serve the dashboard and the API, and run what is started there, until Ctrl-C or SIGTERM.
 
@@ -189,6 +190,8 @@ def serve(
         variable, for others see a command line. Without one it stands in the file DB.token.
     allow_host
         A name under which requests may ask for this server; may be repeated.
+    alerts
+        Who is told when runs end badly or stand still: module:name or file.py:name of an Alerts.
     """
     from stagerun.cli.serving import serve_targets
 
@@ -197,6 +200,7 @@ def serve(
     return serve_targets(
         target,
         database=db,
+        alerts=alerts,
         host=host,
         port=port,
         token=token or None,

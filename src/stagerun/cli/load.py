@@ -13,11 +13,12 @@ from typing import Any, Final, TypeVar
 from attrs import frozen
 
 from stagerun.errors import TargetError, UsageError
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.model.stage import Stage
 
-__all__ = ["load_pipeline", "load_served"]
+__all__ = ["load_alerts", "load_pipeline", "load_served"]
 
 S = TypeVar("S", Pipeline, Schedule)
 
@@ -57,6 +58,17 @@ def load_served(targets: Sequence[str]) -> tuple[Sequence[Pipeline], Sequence[Sc
     return [each for each, _ in pipelines.values()], [each for each, _ in schedules.values()]
 
 
+def load_alerts(target: str) -> Alerts:
+    """Import what *target* names, which must be `Alerts`.
+
+    Raises:
+        TargetError: It does not lead to that; says what would.
+    """
+    module, name, _ = _import(target)
+    alerts: Alerts = _value(module, name, target, _ALERTS)
+    return alerts
+
+
 def _add(known: dict[str, tuple[S, str]], served: S, target: str) -> None:
     first, place = known.setdefault(served.name, (served, target))
     if first is not served:
@@ -81,6 +93,7 @@ def _is_served(value: object) -> bool:
 
 
 _PIPELINE: Final = _Wanted("pipeline", lambda value: isinstance(value, Pipeline))
+_ALERTS: Final = _Wanted("set of alerts", lambda value: isinstance(value, Alerts))
 _SERVED: Final = _Wanted("pipeline, schedule or list of them", _is_served)
 
 

@@ -18,10 +18,12 @@ from urllib.parse import quote
 from rich.text import Text
 
 from stagerun.cli.exits import CANCELLED, INTERRUPTED, SUCCEEDED
-from stagerun.cli.load import load_served
+from stagerun.cli.load import load_alerts, load_served
 from stagerun.cli.terminal import closed_pipes_ignored, console, plain, say
+from stagerun.engine.alerting import LAST_LOOK
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import UsageError
+from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.rules.settings import apply_settings
@@ -45,6 +47,7 @@ def serve_targets(
     targets: Sequence[str],
     *,
     database: Path,
+    alerts: str | None,
     host: str,
     port: int,
     token: str | None,
@@ -60,12 +63,14 @@ def serve_targets(
     address = _address(host, port)
     _check_token(address, token)
     pipelines, schedules = load_served(targets)
+    told = None if alerts is None else load_alerts(alerts)
     settled = [apply_settings(pipeline, os.environ) for pipeline in pipelines]
     with closing(_listener(address, host)) as listener:
         service = _service(
             database,
             pipelines=pipelines,
             schedules=schedules,
+            alerts=told,
             token=token,
             hosts=_names(address, allowed),
         )
@@ -76,7 +81,8 @@ def serve_targets(
                 _tell(url, service, given=token is not None)
 
         grace = max((pipeline.grace for pipeline in settled), default=0.0)
-        _serve(service, listener, tell, patience=grace + _PATIENCE)
+        patience = grace + _PATIENCE + (0.0 if told is None else LAST_LOOK)
+        _serve(service, listener, tell, patience=patience)
     return SUCCEEDED
 
 
@@ -171,6 +177,7 @@ def _service(
     *,
     pipelines: Sequence[Pipeline],
     schedules: Sequence[Schedule],
+    alerts: Alerts | None,
     token: str | None,
     hosts: Sequence[str],
 ) -> "Service":
@@ -182,7 +189,9 @@ def _service(
         if (error.name or "").startswith("stagerun"):
             raise
         raise UsageError(f"serve needs {error.name}: pip install 'stagerun[web]'") from error
-    return Service(database, pipelines=pipelines, schedules=schedules, token=token, hosts=hosts)
+    return Service(
+        database, pipelines=pipelines, schedules=schedules, alerts=alerts, token=token, hosts=hosts
+    )
 
 
 def _tell(url: str, service: "Service", *, given: bool) -> None:

@@ -1,8 +1,8 @@
 """Seen with one process's own eyes: what only it knows, and without what a sleep pretends.
 
-Whoever has slept (the machine, or the process that was stopped) wakes up among clocks that have gone
-on: for a moment everything looks late, blocked and stalled. So what is stuck must be seen twice, and
-the time slept is nobody's.
+Whoever has slept (the machine, or the process that was stopped) wakes up among clocks that have
+gone on: for a moment everything looks late, blocked and stalled. So what is stuck must be seen
+twice, and the time slept is nobody's.
 """
 
 import os
@@ -70,7 +70,7 @@ class Eyes:
         """Whether something that is seen was seen before, and no sleep lies in between."""
         now = self._env.monotonic()
         self._seen.forget_before(now)
-        sure = self._seen.over(what, True, now)  # noqa: FBT003 - it stands, and may not change
+        sure = self._seen.over(what, True, now)
         self.in_doubt = self.in_doubt or not sure
         return sure
 

@@ -3,13 +3,22 @@
 import sqlite3
 from typing import Any, Final
 
+from attrs import frozen
+
 from stagerun.errors import UsageError
 from stagerun.store.documents import heads, iso
 from stagerun.store.driver import Question
 from stagerun.store.verdicts import Looks
 
-__all__ = ["asked_slot", "schedule_document", "schedule_list"]
+__all__ = [
+    "ScheduleFigures",
+    "asked_slot",
+    "schedule_document",
+    "schedule_figures",
+    "schedule_list",
+]
 
+_SORTS: Final = ("fired", "skipped", "missed")
 _SLOTS: Final = 20
 """The last slots that the document of one schedule tells."""
 _MOST: Final = 1_000
@@ -60,6 +69,36 @@ def asked_slot(slot: int) -> Question[dict[str, Any]]:
     def ask(connection: sqlite3.Connection) -> dict[str, Any]:
         (found,) = _slots(connection, "k.slot = ?", (slot, 1), Looks(connection))
         return found
+
+    return ask
+
+
+@frozen
+class ScheduleFigures:
+    """What is counted of a schedule."""
+
+    name: str
+    next_at: int | None
+    """In microseconds; None: it is paused."""
+    slots: dict[str, int]
+    """By what became of them: fired, skipped, missed."""
+
+
+def schedule_figures(limit: int) -> Question[list[ScheduleFigures]]:
+    """Ask for the figures of all schedules, by name, of the first *limit* of them."""
+
+    def ask(connection: sqlite3.Connection) -> list[ScheduleFigures]:
+        if not _has_schedules(connection):
+            return []
+        rows = connection.execute(
+            "SELECT name, CASE WHEN paused_at IS NULL THEN next_at END, fired, skipped, missed"
+            " FROM schedules ORDER BY name LIMIT ?",
+            (limit,),
+        )
+        return [
+            ScheduleFigures(name, next_at, dict(zip(_SORTS, counts, strict=True)))
+            for name, next_at, *counts in rows
+        ]
 
     return ask
 

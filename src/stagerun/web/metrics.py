@@ -1,8 +1,9 @@
 """``GET /metrics``: what Prometheus reads. The extra ``metrics`` brings the library for it."""
 
 import math
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -14,6 +15,7 @@ from stagerun.engine.health import Lateness
 from stagerun.engine.memory import memory
 from stagerun.errors import StoreError
 from stagerun.store.gauges import EDGES, Figures, Gauges
+from stagerun.store.schedulelist import ScheduleFigures, schedule_figures
 from stagerun.web.backend import Backend
 from stagerun.web.problems import Problem
 
@@ -30,6 +32,8 @@ _PIPELINES: Final = 100
 """Pipelines that have series of their own; the smaller ones share the label ``other``."""
 _STAGES: Final = 500
 """Stages of pipelines, likewise."""
+_SCHEDULES: Final = 100
+"""Schedules that have series of their own, the first by name; the others have none."""
 _OTHER: Final = "other"
 
 
@@ -55,6 +59,7 @@ class Metrics:
         self._gauges = Gauges()
         self._asking = anyio.Lock()
         self._figures = Figures()
+        self._schedules: Sequence[ScheduleFigures] = ()
         self._asked_at = -math.inf
 
     async def scrape(self, request: Request) -> Response:
@@ -69,7 +74,8 @@ class Metrics:
 
         figures = await self._of_database()
         families = [] if figures is None else [*_families(figures)]
-        readable = _gauge("database_readable", "1 when it has just been read.", bool(families))
+        families += [] if figures is None else _of_schedules(self._schedules)
+        readable = _gauge("database_readable", "1 when it has just been read.", figures is not None)
         registry: Any = _Registry([*families, readable, *self._of_process()])
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"Content-Type": content_type})
@@ -80,13 +86,17 @@ class Metrics:
             async with self._asking:
                 while anyio.current_time() - self._asked_at >= _FRESH:
                     try:
-                        figures = await self._backend.pool.ask(self._gauges.figures())
+                        figures, schedules = await self._backend.pool.ask(self._ask)
                     except StoreError:  # the others are wanted just then
                         return None
                     if figures.complete:
-                        self._figures, self._asked_at = bounded(figures), anyio.current_time()
+                        self._figures, self._schedules = bounded(figures), schedules
+                        self._asked_at = anyio.current_time()
                 return self._figures
         return None  # what has been summed up is kept for the next time
+
+    def _ask(self, connection: Any) -> tuple[Figures, Sequence[ScheduleFigures]]:
+        return self._gauges.figures()(connection), schedule_figures(_SCHEDULES)(connection)
 
     def _of_process(self) -> "Iterator[Metric]":
         now, health = self._backend.runtime.statistics(), self._backend.runtime.health()
@@ -160,6 +170,29 @@ def _families(figures: Figures) -> "Iterator[Metric]":
     for pipeline, seconds in sorted(figures.seconds.items()):
         durations.add_metric((pipeline,), _buckets(figures, pipeline), float(seconds))
     yield durations
+
+
+def _of_schedules(schedules: Sequence[ScheduleFigures]) -> "Iterator[Metric]":
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415 - an extra
+
+    if not schedules:
+        return
+    coming = [
+        ((each.name,), each.next_at / 1e6 - time.time())
+        for each in schedules
+        if each.next_at is not None
+    ]
+    words = "Seconds until the next slot; below 0: it is due, and nobody serves it."
+    yield _gauges("schedule_next_seconds", words, ("schedule",), coming)
+    slots = CounterMetricFamily(
+        "stagerun_schedule_slots",
+        "Slots by what became of them: fired, skipped, or missed since nobody was there.",
+        labels=("schedule", "decision"),
+    )
+    for each in schedules:
+        for decision, count in each.slots.items():
+            slots.add_metric((each.name, decision), count)
+    yield slots
 
 
 def _buckets(figures: Figures, pipeline: str) -> list[tuple[str, float]]:
