@@ -3,11 +3,13 @@
 """Sources without threads: lists, functions and async iterators. Others are in tests/real."""
 
 import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 
-from stagerun import Pipeline, UsageError, stage
+from stagerun import Context, Pipeline, UsageError, stage
 from tests.conftest import Bench, listed
 
 
@@ -273,3 +275,54 @@ async def test_percent_never_goes_back_and_is_100_only_at_success(bench: Bench) 
     assert seen == sorted(seen)
     assert max(seen) < 100
     assert run.percent == 100
+
+
+async def test_what_a_source_has_opened_stays_open_until_the_stages_have_stopped(
+    bench: Bench,
+) -> None:
+    said = []
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[list[int]]:
+        async with trio.open_nursery():  # as a service of one's own has it
+            yield [1, 2]
+        said.append("source left")
+
+    @stage(workers=2)
+    async def polite(item: int, ctx: Context) -> None:
+        await ctx.token.wait()
+        await trio.sleep(item)
+        said.append(f"item {item} stopped")
+
+    run = await bench.runtime.start(Pipeline("p", [polite], source=source, grace=5))
+    await trio.sleep(1)
+    await run.cancel()
+    result = await run.wait()
+    assert result.status == "cancelled"
+    assert said == ["item 1 stopped", "item 2 stopped", "source left"]
+
+
+async def test_a_source_that_takes_its_time_to_close_is_cut_at_the_end_of_the_grace(
+    bench: Bench,
+) -> None:
+    said = []
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[list[int]]:
+        yield [1]
+        try:
+            await trio.sleep_forever()
+        finally:
+            said.append(trio.current_time())
+
+    @stage
+    async def waits(_item: int) -> None:
+        await trio.sleep_forever()
+
+    run = await bench.runtime.start(Pipeline("p", [waits], source=source, grace=5))
+    await trio.sleep(1)
+    asked = trio.current_time()
+    await run.cancel()
+    assert (await run.wait()).status == "cancelled"
+    assert said == [pytest.approx(asked + 5)]
+    assert trio.current_time() <= asked + 5.5

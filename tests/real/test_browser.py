@@ -27,7 +27,7 @@ PIPELINES = """
     from pathlib import Path
 
     import trio
-    from stagerun import Context, Pipeline, stage
+    from stagerun import Context, Pipeline, Schedule, stage
 
     EVIL = "<img src=x onerror=alert(1)>"
     HERE = Path(__file__).parent
@@ -53,6 +53,10 @@ PIPELINES = """
 
     steps = Pipeline("steps", [step, check], deadline=3600, grace=0.5)
     evil = Pipeline("evil", [hostile])
+    schedules = [
+        Schedule("hourly", steps, every=3600, items=[1]),
+        Schedule("nightly", evil, cron="30 2 * * *", zone="Europe/Berlin", items=[EVIL]),
+    ]
 """
 
 
@@ -256,6 +260,37 @@ def test_a_token_is_asked_for_once_it_is_needed(tab: Tab, server: Server) -> Non
         if count:
             expect(tab.page.locator(".toast.t-bad")).to_have_count(count)
     tab.shows_run("cancelled")
+
+
+@pytest.mark.parametrize("width", [375, 1600])
+def test_a_schedule_is_paused_resumed_and_triggered(tab: Tab, folder: Path, width: int) -> None:
+    tab.page.set_viewport_size({"width": width, "height": 900})
+    with serving(folder) as server:
+        open_dashboard(tab, server, "#/schedules")
+        expect(tab.page.locator("main")).to_contain_text("No schedules yet")
+    with serving(folder, "jobs.py:schedules") as server:
+        open_dashboard(tab, server, "#/schedules")
+        row = tab.page.locator(".schedules .rows .row").first
+        expect(row).to_contain_text("every 1 h")
+        expect(row.locator(".schedule-next")).to_contain_text("59 min")
+        expect(row).to_contain_text("none yet")
+        row.get_by_role("button", name="Pause hourly").click()
+        expect(row.locator(".row-status")).to_contain_text("paused")
+        row.get_by_role("button", name="Run now hourly").click()
+        expect(row.locator(".schedule-last")).to_contain_text("running")
+        row.get_by_role("button", name="Run now hourly").click()
+        expect(tab.page.locator(".toast.t-late")).to_contain_text("has not ended yet")
+        expect(row.locator(".schedule-slots")).to_contain_text("1 skipped")
+        row.get_by_role("button", name="Resume hourly").click()
+        expect(row.locator(".row-status")).to_contain_text("waiting")
+        tab.fits()
+        row.get_by_role("link", name="hourly").click()
+        expect(tab.page.locator(".panel-slots li")).to_have_count(2)
+        expect(tab.page.locator(".panel-slots")).to_contain_text("asked for by 127.0.0.1")
+        tab.fits()
+        let_go(folder, 1)
+        tab.page.locator(".panel-slots a").click()
+        expect(tab.page.locator(".title-facts")).to_contain_text("hourly")
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

@@ -119,6 +119,7 @@ class Crew:
             actor.stop(at_once=at_once)
         with trio.move_on_at(asked_at + (0.0 if at_once else grace)):
             await self._all_gone()
+        self.source.cut()
         for actor in self.stages:
             actor.stop(at_once=True)
         with trio.move_on_at(asked_at + grace + _MARGIN):
@@ -128,9 +129,10 @@ class Crew:
             actor.abandon_all()
 
     async def _all_gone(self) -> None:
-        await self.source.gone.wait()
         for actor in self.stages:
             await actor.drained.wait()
+        self.source.over.set()
+        await self.source.gone.wait()
         while self._hub.survivors:
             await self._hub.calm.wait()
 
@@ -138,6 +140,7 @@ class Crew:
         """Stop all work without a word: the database, or the engine itself, has failed."""
         self._hub.stop = self._hub.stop or Stop.RUN_FAILED
         self.source.stop()
+        self.source.cut()
         for actor in self.stages:
             actor.stop(at_once=True)
 

@@ -96,6 +96,8 @@ class SourceActor:
         self._reread = Reread(hub, first) if rereads else None
         self._exhausted = trio.Event()
         self._scope = trio.CancelScope(shield=True)
+        self._reading = trio.CancelScope()
+        self._opened = False
         self._left_behind: Survivor | None = None
         self._number = 0
         self._before = hub.ledger.source_length
@@ -128,10 +130,14 @@ class SourceActor:
                 self.abandon()
 
     def stop(self) -> None:
-        """Cut the source: the run stops."""
-        self._scope.cancel(reason="the run stops")
+        """Have it give nothing more: the run stops. What it has opened stays so for the stages."""
+        (self._reading if self._opened else self._scope).cancel(reason="the run stops")
         if not self._started:
             self.gone.set()
+
+    def cut(self) -> None:
+        """Have it end now, whatever it does."""
+        self._scope.cancel(reason="the run stops")
 
     def abandon(self) -> None:
         """Leave a source behind that has not stopped."""
@@ -150,7 +156,10 @@ class SourceActor:
         try:
             with self._scope:
                 async with AsyncExitStack() as stack:
-                    await self._read(stack)
+                    items = await self._open(stack)
+                    self._opened = True
+                    with self._reading:
+                        await self._read(items)
                     self._rest()
                     self._exhausted.set()
                     await self.over.wait()
@@ -181,16 +190,21 @@ class SourceActor:
         """Take the deadline off: what is waited for now is not the source."""
         self._scope.deadline = math.inf
 
-    async def _read(self, stack: AsyncExitStack) -> None:
+    async def _open(self, stack: AsyncExitStack) -> Any:
+        """Return what gives the items; None: nothing does any more."""
         if self._source.kind == "stored":
-            return  # they are in the backlog of the first stage
+            return None  # they are in the backlog of the first stage
         if self._source.kind == "iterator" and self._hub.ledger.generation > 1:
             self._gone_for_good()
-            return
+            return None
         self._watch()
-        items = self._source.items
         if self._source.kind == "function":
-            items = await self._opened(items, stack)
+            return await self._called(self._source.items, stack)
+        return self._source.items
+
+    async def _read(self, items: Any) -> None:
+        if items is None:
+            return
         self._hub.ledger.source_length = len(items) if isinstance(items, Sized) else None
         if isinstance(items, AsyncIterable):
             await self._feed_async(items)
@@ -215,7 +229,7 @@ class SourceActor:
             )
             self.broken = Ending(Status.FAILED, Cause.SOURCE_GONE, message)
 
-    async def _opened(self, function: Any, stack: AsyncExitStack) -> Any:
+    async def _called(self, function: Any, stack: AsyncExitStack) -> Any:
         """Call a source function; what it gives may be an async context manager, kept open."""
         arguments = (self._hub.params,) if _wants_params(function) else ()
         if inspect.isgeneratorfunction(function) or _is_async(function):

@@ -151,7 +151,7 @@ def _overrun(what: str, stage: Stage, attempt: Attempt) -> str:
         limit, spent = stage.deadline, attempt.ended - attempt.first_started
         tries = f" over {attempt.number} attempts" if attempt.number > 1 else ""
         return f"deadline of {limit:g} s passed: {spent:.3f} s spent{tries}"
-    limit, spent = attempt.deadline - attempt.started, attempt.ended - attempt.started
+    limit, spent = round(attempt.deadline - attempt.started, 2), attempt.ended - attempt.started
     return (
         f"attempt_deadline of {limit:g} s passed: {spent:.3f} s spent in attempt {attempt.number}"
     )

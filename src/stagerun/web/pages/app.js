@@ -6,6 +6,7 @@ import { draw, h } from './dom.js';
 import { openPipeline, openPipelines } from './pipelines.js';
 import { openRun } from './run.js';
 import { openRuns } from './runs.js';
+import { openSchedule, openSchedules } from './schedules.js';
 import { hide, startTips } from './tips.js';
 import { icon } from './words.js';
 
@@ -13,6 +14,8 @@ const PAGES = [
   [/^#\/runs\/([^/?]+)/, openRun, 'runs'],
   [/^#\/pipelines\/([^/?]+)/, openPipeline, 'pipelines'],
   [/^#\/pipelines/, openPipelines, 'pipelines'],
+  [/^#\/schedules\/([^/?]+)/, openSchedule, 'schedules'],
+  [/^#\/schedules/, openSchedules, 'schedules'],
   [/^/, openRuns, 'runs'],
 ];
 const THEMES = ['auto', 'light', 'dark'];
@@ -78,6 +81,7 @@ function frame() {
       { 'aria-label': 'Pages' },
       link('runs', '#/', 'Runs'),
       link('pipelines', '#/pipelines', 'Pipelines'),
+      link('schedules', '#/schedules', 'Schedules'),
       h('a', { href: 'docs', class: 'wide-only' }, 'API'),
     ),
     h(
@@ -159,6 +163,9 @@ function onKey(event) {
       },
       p: () => {
         location.hash = '#/pipelines';
+      },
+      s: () => {
+        location.hash = '#/schedules';
       },
     }),
     ...page?.keys,

@@ -104,6 +104,7 @@ const KEYS = [
   ['c', 'cancel the run that is shown'],
   ['g r', 'all runs'],
   ['g p', 'pipelines'],
+  ['g s', 'schedules'],
   ['t', 'dark, light, or as the system says'],
   ['← →', 'in a picture: from mark to mark'],
   ['Esc', 'close, leave the filter'],

@@ -20,6 +20,7 @@ const SHAPES = {
     'm8 0 1.7 4.4L14 2l-2 4.3L16 8l-4 1.7L14 14l-4.3-2.4L8 16l-1.7-4.4L2 14l2-4.3L0 8l4-1.7L2 2l4.3 2.4z',
   warning: 'M8 1 .5 14.5h15zm-.9 5h1.8v4H7.1zm0 5h1.8v1.8H7.1z',
   stop: 'M3 3h10v10H3z',
+  pause: 'M3 2h4v12H3zM9 2h4v12H9z',
   ring: 'M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 1.8a5.2 5.2 0 1 1 0 10.4A5.2 5.2 0 0 1 8 2.8z',
   dot: 'M8 4a4 4 0 1 0 0 8 4 4 0 0 0 0-8z',
   sun: 'M8 4.5a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7zM7.3 0h1.4v2.8H7.3zm0 13.2h1.4V16H7.3zM0 7.3h2.8v1.4H0zm13.2 0H16v1.4h-2.8zM1.9 2.9l1-1 2 2-1 1zm9.2 9.2 1-1 2 2-1 1zm-7.2-1 1 1-2 2-1-1zm9.2-9.2 1 1-2 2-1-1z',
@@ -39,6 +40,8 @@ export const STATUSES = {
   cancelled: { word: 'cancelled', shape: 'ban', tone: 'off' },
   interrupted: { word: 'interrupted', shape: 'bolt', tone: 'cut' },
   waiting: { word: 'waiting', shape: 'clock', tone: 'wait' },
+  paused: { word: 'paused', shape: 'pause', tone: 'late' },
+  unserved: { word: 'not served', shape: 'warning', tone: 'bad' },
 };
 
 /** In the order of the strip above the list. */
