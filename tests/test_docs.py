@@ -40,6 +40,7 @@ from stagerun import (
     Stage,
     Status,
 )
+from stagerun.alerts import Alert, Alerts
 from stagerun.cli.commands import app
 from stagerun.model.status import Counts
 from tests.conftest import Bench
@@ -172,7 +173,7 @@ _NOT_GIVEN: dict[type, set[str]] = {
 """Fields that a declaration fills by itself; the text names them."""
 
 
-@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Collect, Pipeline])
+@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Collect, Pipeline, Alerts])
 def test_every_option_stands_in_the_table_of_its_owner(policy: type) -> None:
     names = [each.name for each in attrs.fields(policy)]
     derived = _NOT_GIVEN.get(policy, set())
@@ -181,7 +182,7 @@ def test_every_option_stands_in_the_table_of_its_owner(policy: type) -> None:
         assert f"`{name}`" in section(f"Options of {policy.__name__}"), name
 
 
-@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Pipeline])
+@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Pipeline, Alerts])
 def test_the_defaults_in_the_tables_are_those_of_the_code(policy: type) -> None:
     shown = dict(
         re.findall(
@@ -212,6 +213,7 @@ def in_words(default: Any) -> str:
         ("Counts", Counts),
         ("Run", Run),
         ("Runtime", Runtime),
+        ("Alert", Alert),
     ],
 )
 def test_every_member_of_a_class_is_in_its_section(title: str, thing: type) -> None:

@@ -4,6 +4,7 @@
 #
 #   cli  ->  web  ->  hosts  ->  engine  ->  store, rules, model
 #            http    ->  engine.context          (the only home of httpx; imported by its users)
+#            alerts  ->  http, model             (who is told; imported by its users)
 #            offload ->  engine.context, model   (worker processes; asyncio for user code)
 #            store   ->  model                   (the only home of sqlite3 and aiosqlite)
 #            rules   ->  model                   (pure decisions)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from stagerun.cli.load import load_pipeline
-from stagerun.errors import TargetError
+from stagerun.cli.load import load_pipeline, load_served
+from stagerun.errors import TargetError, UsageError
 
 JOBS = """
-from stagerun import Pipeline, stage
+from stagerun import Pipeline, Schedule, stage
 import neighbour
 
 @stage
@@ -18,6 +18,16 @@ async def fetch(url):
     return url
 
 crawl = Pipeline("crawl", [fetch])
+"""
+SCHEDULES = """
+again = Pipeline("crawl", [fetch])
+hourly = Schedule("hourly", crawl, every=3600)
+daily = Schedule("daily", crawl, every=86400)
+both = [hourly, daily]
+mixed = (crawl, hourly)
+rival = Schedule("hourly", crawl, every=60)
+odd = [crawl, 1]
+none = []
 """
 
 
@@ -83,6 +93,56 @@ def test_a_wrong_target_is_refused_with_what_would_be_right(
     with pytest.raises(TargetError) as caught:
         load_pipeline(target)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "pipelines", "schedules"),
+    [
+        (["crawl"], ["crawl"], []),
+        (["hourly"], ["crawl"], ["hourly"]),
+        (["both"], ["crawl"], ["hourly", "daily"]),
+        (["mixed"], ["crawl"], ["hourly"]),
+        (["crawl", "hourly", "both", "mixed"], ["crawl"], ["hourly", "daily"]),
+        ([], [], []),
+    ],
+)
+def test_what_is_served_is_a_pipeline_a_schedule_or_several_and_each_is_there_once(
+    folder: Path, targets: list[str], pipelines: list[str], schedules: list[str]
+) -> None:
+    (folder / "cli_jobs.py").write_text(JOBS + SCHEDULES)
+    found = load_served([f"cli_jobs.py:{target}" for target in targets])
+    assert [each.name for each in found[0]] == pipelines
+    assert [each.name for each in found[1]] == schedules
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (["odd"], "is a list, not a pipeline, schedule or list of them; it holds crawl, again, ho"),
+        (["none"], "is a list, not"),
+        (["fetch"], "is a stage"),
+        (["hurly"], "did you mean hourly?"),
+        (["hourly", "rival"], "are both called 'hourly'"),
+        (["hourly", "again"], "are both called 'crawl'"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_what_could_be(
+    folder: Path, targets: list[str], words: str
+) -> None:
+    (folder / "cli_jobs.py").write_text(JOBS + SCHEDULES)
+    with pytest.raises(UsageError) as caught:
+        load_served([f"cli_jobs.py:{target}" for target in targets])
+    assert words in str(caught.value)
+
+
+def test_a_schedule_is_no_pipeline_to_be_run_but_can_be_served(folder: Path) -> None:
+    (folder / "cli_jobs.py").write_text(JOBS + SCHEDULES)
+    for name, kind in (("hourly", "a schedule"), ("both", "a list")):
+        with pytest.raises(TargetError) as caught:
+            load_pipeline(f"cli_jobs.py:{name}")
+        assert f"is {kind}, not a pipeline: `stagerun serve cli_jobs.py:{name}` takes it" in str(
+            caught.value
+        )
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,36 @@ async def test_a_clock_that_was_far_ahead_does_not_stop_a_schedule(bench: Bench)
         assert [slot[1] for slot in slots(here, "often")] == ["fired"] * 3
 
 
+async def test_resumed_after_a_clock_was_set_back_it_goes_by_the_clock(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    back = 0.0
+
+    def wall() -> float:
+        return EPOCH + trio.current_time() - back
+
+    async with serving(Schedule("often", quick_pipeline(), cron="* * * * *"), wall=wall) as here:
+        await trio.sleep(170)
+        back = 150.0
+        await here.runtime.pause_schedule("often")
+        await here.runtime.resume_schedule("often")
+        await trio.sleep(150)
+        assert [slot[:2] for slot in slots(here, "often")] == [
+            (40, "fired"),
+            (100, "fired"),
+            (160, "fired"),
+        ]
+        assert (await only(here.runtime))["fired"] == 6
+        assert "looked at again" not in caplog.text
+
+
+async def test_a_setting_cannot_take_away_what_ends_a_run(bench: Bench) -> None:
+    schedule = Schedule("often", quick_pipeline(), every=60)
+    with pytest.raises(UsageError, match="has switched the deadline of pipeline 'quick' off"):
+        async with serving(schedule, environ={"STAGERUN_QUICK_DEADLINE": "off"}):
+            pass
+
+
 async def test_a_schedule_that_cannot_be_stored_is_refused_at_once(bench: Bench) -> None:
     bad = Schedule("bad", quick_pipeline(), every=60, params=object())
     with pytest.raises(UsageError, match="params cannot be stored"):

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import queue
+import random
 import socketserver
 import sqlite3
 import subprocess
@@ -43,8 +44,9 @@ from stagerun.alerts import (
     store_degraded,
 )
 from stagerun.engine.env import Env
-from stagerun.errors import PolicyError, UsageError
+from stagerun.errors import PolicyError, StoreError, UsageError
 from stagerun.web import Service
+from tests.real.serving import serving
 
 pytestmark = pytest.mark.real
 
@@ -393,6 +395,21 @@ async def test_a_locked_database_is_told_while_it_is_locked_and_stored_later(
     assert got.empty()
 
 
+async def test_a_database_that_is_lost_is_told_before_the_program_ends(tmp_path: Path) -> None:
+    got: queue.Queue[Alert] = queue.Queue()
+    alerts = Alerts([got.put], rules=[store_degraded()])
+
+    async def lose_it() -> None:
+        async with open_runtime(tmp_path / "runs.db", alerts=alerts):
+            (tmp_path / "runs.db").unlink()
+            await trio.sleep_forever()
+
+    with pytest.raises(StoreError, match="gone while it is open"):
+        await lose_it()
+    assert "gone while it is open" in got.get_nowait().summary
+    assert not (tmp_path / "runs.db").exists()
+
+
 async def test_a_stalled_run_is_told_by_the_verdict_of_its_readers(tmp_path: Path) -> None:
     got: queue.Queue[Alert] = queue.Queue()
     env = Env(environ={"STAGERUN_STALLED_AFTER": "0.2"})
@@ -510,6 +527,28 @@ async def test_the_blocked_loop_of_another_process_is_told(
     assert interrupted.json["run"]["cause"] == "owner_died"
 
 
+async def test_what_ended_is_told_at_least_once_however_often_processes_are_killed(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    database, told = tmp_path / "runs.db", set[str]()
+    chance = random.Random(7)
+    for _ in range(6):
+        with program(database, receiver.url, "fail " * 40) as process:
+            for _ in range(chance.randint(1, 30)):
+                told.add((await receiver.next()).json["run"]["id"])
+            await trio.sleep(chance.random() / 50)  # anywhere between two commits
+            process.kill()
+    async with open_runtime(
+        database, alerts=Alerts([Webhook(receiver.url)], rules=[ended()], per_minute=1000)
+    ):
+        query = "SELECT r.id FROM runs r JOIN generations g USING (run) WHERE finished_at > 0"
+        all_ended = {identifier for (identifier,) in rows(database, query)}
+        while told < all_ended:
+            told.add((await receiver.next()).json["run"]["id"])
+    assert told == all_ended
+    assert rows(database, "SELECT 1 FROM alerts WHERE delivered_at IS NULL") == []
+
+
 # -- hosts ------------------------------------------------------------------------------------
 
 
@@ -528,3 +567,22 @@ def test_programs_on_asyncio_and_services_have_them_too(tmp_path: Path) -> None:
     asyncio.run(host())
     assert {got.get_nowait().rule, got.get_nowait().rule} == {"ended"}  # before it was left
     assert got.empty()
+
+
+def test_serve_takes_alerts_beside_its_pipelines(tmp_path: Path, receiver: Receiver) -> None:
+    (tmp_path / "jobs.py").write_text(
+        f"""
+from stagerun import Pipeline, stage
+from stagerun.alerts import Alerts, Webhook
+
+@stage
+async def work(item):
+    raise ValueError(item)
+
+pipeline = Pipeline("work", [work])
+alerts = Alerts([Webhook({receiver.url!r})])
+"""
+    )
+    with serving(tmp_path, "jobs.py:pipeline", "--alerts", "jobs.py:alerts") as server:
+        run = server.post("runs", {"pipeline": "work", "items": [1]})
+        assert receiver.got.get(timeout=LONGEST).json["run"]["id"] == run["id"]

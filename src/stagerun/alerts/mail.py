@@ -33,6 +33,11 @@ def _is_address(text: str) -> bool:
     return bool(name and at and host) and text.isprintable() and not set(text) & set(" ,;<>")
 
 
+def _sender(_owner: Any, _attribute: Any, value: Any) -> None:
+    if value is not None and not (isinstance(value, str) and "@" in value and value.isprintable()):
+        raise UsageError(f"the sender of mails is an address, got {value!r}")
+
+
 @frozen
 class Mail:
     """Sends each alert as a mail. It may block: it is called in a thread of its own.
@@ -52,7 +57,7 @@ class Mail:
     to: Sequence[str] = field(converter=_addresses)
     host: str = field(kw_only=True, default="localhost")
     port: int = field(kw_only=True, default=25, validator=whole())
-    sender: str | None = field(kw_only=True, default=None)
+    sender: str | None = field(kw_only=True, default=None, validator=_sender)
     security: Literal["none", "starttls", "tls"] = field(
         kw_only=True, default="none", validator=validators.in_(("none", "starttls", "tls"))
     )

@@ -156,7 +156,7 @@ class Alerting:
         try:
             async with trio.open_nursery() as lanes:
                 with self._last:
-                    while await self._look_safely(lanes) or self._in_hand or not self._leaving:
+                    while await self._look_safely(lanes) or self._goes_on():
                         with trio.move_on_after(_DOUBT if self._eyes.in_doubt else _EVERY):
                             await self._wake.wait()
                         self._wake = trio.Event()
@@ -164,6 +164,9 @@ class Alerting:
         finally:
             with trio.move_on_after(_EVERY, shield=True):
                 await self._put_away_at_last()
+
+    def _goes_on(self) -> bool:
+        return not self._leaving or bool(self._in_hand) or self._eyes.in_doubt
 
     def _hear_leaving(self) -> None:
         self._last.deadline = trio.current_time() + LAST_LOOK

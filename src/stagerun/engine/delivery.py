@@ -52,14 +52,14 @@ class Courier:
         )
         what = words(f"{error_name(error)}: {error}", 1_000)
         after = evolve(parcel, tries=tries, error=what)
-        which = (alert.id[:8], alert.summary, parcel.sink)
-        log = RunLog(now=self._env.now_us)
+        log, which = RunLog(now=self._env.now_us), (alert.id[:8], alert.summary)
         if pause is None:
-            log.error("alert %s (%s) is given up: %d tries by %s, %s", *which[:2], tries,
-                      parcel.sink, what)  # fmt: skip
+            sentence = "alert %s (%s) is given up after %d tries by %s: %s"
+            log.error(sentence, *which, tries, parcel.sink, what)
             return evolve(after, given_up_at=now)
         if tries == 1:
-            log.warning("alert %s (%s) did not go by %s and is tried again: %s", *which, what)
+            sentence = "alert %s (%s) did not go by %s and is tried again: %s"
+            log.warning(sentence, *which, parcel.sink, what)
         return evolve(after, next_try_at=now + int(pause * 1e6))
 
     async def _hand_over(self, sink: Sink, alert: Alert) -> BaseException | None:
@@ -70,15 +70,18 @@ class Courier:
                 return await _delivered(sink, alert)
         else:
             with trio.move_on_after(limit + _SLACK):
-                return await trio.to_thread.run_sync(
-                    _in_thread,
-                    sink,
-                    alert,
-                    limit,
-                    abandon_on_cancel=True,
-                    limiter=self._threads[sink.name],
-                    thread_name=f"stagerun-alert-{sink.name}",
-                )
+                try:
+                    return await trio.to_thread.run_sync(
+                        _in_thread,
+                        sink,
+                        alert,
+                        limit,
+                        abandon_on_cancel=True,
+                        limiter=self._threads[sink.name],
+                        thread_name=f"stagerun-alert-{sink.name}",
+                    )
+                except RuntimeError as error:  # no thread can be had just now
+                    return error
         return DeliveryError(f"it was not done within {limit:g} s, and is left behind")
 
 

@@ -96,7 +96,13 @@ class Timetable:
         if not self._schedules:
             return
         for schedule in self._schedules.values():
-            _order(schedule, schedule.pipeline)
+            settled = self._settled(schedule.pipeline)
+            if settled.deadline is None:
+                raise UsageError(
+                    f"schedule {schedule.name!r}: a setting has switched the deadline of pipeline"
+                    f" {settled.name!r} off, and each of its runs must end"
+                )
+            _order(schedule, settled)
         for schedule in self._schedules.values():
             now = self._env.now_us()
             await self._recorder.write(rows.declare(schedule, schedule.after(now), now))

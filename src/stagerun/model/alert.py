@@ -77,7 +77,8 @@ class Sink(Protocol):
 
 
 def _named(_owner: Any, _attribute: Any, value: Any) -> None:
-    if not isinstance(value, str) or not value.strip() or len(value) > 100:
+    fits = isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= 100
+    if not fits:
         raise UsageError(f"the name of alerts and of their sinks is a short text, got {value!r}")
 
 

@@ -92,6 +92,7 @@ class AioStore:
                 Connection(read_only(self.path)).opened() as poller,
             ):
                 self._reader, self._poller = reader, poller
+                self._wake.set()  # something may have been posted before there was a loop
                 started()
                 self.watch(self.page.pulse, _PULSE)
                 try:

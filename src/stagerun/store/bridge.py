@@ -26,18 +26,26 @@ class AioThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _main(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    def _main(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
         try:
-            self._loop.run_forever()
+            loop.run_forever()
         finally:
-            self._loop.close()
+            loop.close()
 
     async def __aenter__(self) -> Self:
-        self._thread.start()
+        self._loop = loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._main, args=(loop,), name=self._name, daemon=True
+        )
+        try:
+            self._thread.start()
+        except BaseException:  # no thread can be had
+            loop.close()
+            raise
         return self
 
     async def __aexit__(
@@ -47,14 +55,16 @@ class AioThread:
         trace: TracebackType | None,
     ) -> None:
         # Invariant: nobody is inside call() any more, so nothing on the loop is awaited.
+        assert self._loop is not None  # noqa: S101 - made on entering
         self._loop.call_soon_threadsafe(self._loop.stop)
         with trio.CancelScope(shield=True):  # the loop stops at once; the join is bounded
             await trio.to_thread.run_sync(self._thread.join, 5.0)
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Call *function* on the loop, from any thread; nothing once the loop has ended."""
-        with suppress(RuntimeError):  # "loop is closed": a survivor reports after the end
-            self._loop.call_soon_threadsafe(function, *args)
+        """Call *function* on the loop, from any thread; nothing before it is entered, or after."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # "loop is closed": a survivor reports after the end
+                self._loop.call_soon_threadsafe(function, *args)
 
     async def call(
         self,
@@ -73,6 +83,7 @@ class AioThread:
 
         def begin() -> None:
             nonlocal task
+            assert self._loop is not None  # noqa: S101 - it runs this
             task = self._loop.create_task(function(*args))
             task.add_done_callback(report)
             if cancelled is not None:

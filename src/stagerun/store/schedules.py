@@ -239,8 +239,9 @@ def _decided(
     reason: str | None,
     now: int,
 ) -> Statement:
+    # A slot can come again where a clock was set back: `next_at` alone says what is to come.
     return Statement(
-        "INSERT INTO slots (schedule, at, missed, decided_at, decision, run, reason)"
+        "INSERT OR REPLACE INTO slots (schedule, at, missed, decided_at, decision, run, reason)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (at.schedule, slot, missed, now, decision, run, None if reason is None else words(reason)),
     )
