@@ -37,13 +37,15 @@ from stagerun import (
     Retry,
     Run,
     Runtime,
+    Schedule,
     Stage,
     Status,
 )
 from stagerun.alerts import Alert, Alerts
 from stagerun.cli.commands import app
 from stagerun.model.status import Counts
-from tests.conftest import Bench
+from stagerun.store.inline import InlineStore
+from tests.conftest import Bench, virtual_env
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = [ROOT / "docs", ROOT / "docs" / "migration"]
@@ -173,7 +175,9 @@ _NOT_GIVEN: dict[type, set[str]] = {
 """Fields that a declaration fills by itself; the text names them."""
 
 
-@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Collect, Pipeline, Alerts])
+@pytest.mark.parametrize(
+    "policy", [Stage, Retry, Restart, Batch, Collect, Pipeline, Schedule, Alerts]
+)
 def test_every_option_stands_in_the_table_of_its_owner(policy: type) -> None:
     names = [each.name for each in attrs.fields(policy)]
     derived = _NOT_GIVEN.get(policy, set())
@@ -182,7 +186,7 @@ def test_every_option_stands_in_the_table_of_its_owner(policy: type) -> None:
         assert f"`{name}`" in section(f"Options of {policy.__name__}"), name
 
 
-@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Pipeline, Alerts])
+@pytest.mark.parametrize("policy", [Stage, Retry, Restart, Batch, Pipeline, Schedule, Alerts])
 def test_the_defaults_in_the_tables_are_those_of_the_code(policy: type) -> None:
     shown = dict(
         re.findall(
@@ -240,6 +244,23 @@ async def test_the_run_s_document_is_described_field_by_field(bench: Bench) -> N
     assert rows("A log line in the document") == list(document["recent_logs"][0])
 
 
+async def test_a_schedule_s_document_is_described_field_by_field(bench: Bench) -> None:
+    @stagerun.stage
+    async def double(number: int) -> int:
+        return 2 * number
+
+    schedule = Schedule("often", Pipeline("doubles", [double], source=[1]), every=3600)
+    store = InlineStore(":memory:")
+    async with stagerun.open_runtime(
+        store=store, env=virtual_env(), schedules=[schedule]
+    ) as runtime:
+        slot = await runtime.trigger_schedule("often")
+        (document,) = await runtime.schedules()
+    cells = re.findall(r"^\|([^|]*)\|", section("Schedules"), re.MULTILINE)
+    described = re.findall(r"`(\w+)`", " ".join(cells))
+    assert sorted(described) == sorted([*document, "slots", *slot])
+
+
 @pytest.mark.parametrize("name", [n for n in stagerun.__all__ if n.endswith(("Error", "Later"))])
 def test_every_error_is_in_the_section_on_errors(name: str) -> None:
     assert f"`{name}`" in section("Errors")
@@ -252,6 +273,7 @@ _COMMAND = re.compile(r"(?<![\w./])(?:\.venv/bin/)?stagerun ([^&|\n]+)")
 
 def test_the_reference_lists_the_commands_that_there_are() -> None:
     listed = re.findall(r"^\| `stagerun (\w+)", section("Command line"), re.MULTILINE)
+    listed = [*dict.fromkeys(listed)]  # some have commands below them, each in a row
     assert sorted(listed) == sorted(name for name in app if not name.startswith("-"))
 
 

@@ -264,3 +264,31 @@ async def test_a_run_with_several_generations_is_sound(tmp_path: Path) -> None:
             result = await run.wait()
             assert examine(path).findings == []
         assert (result.generation, result.stages[0].ok) == (3, 59)
+
+
+SCHEDULE = (
+    "INSERT INTO schedules (schedule, name, pipeline, every, zone, overlap, active, created_at)"
+    " VALUES (1, 'often', 'work', 60000000, 'UTC', 'skip', 1, 1);"
+    "INSERT INTO slots (schedule, at, decided_at, decision, run, reason)"
+    " SELECT 1, run, 1, 'fired', id, NULL FROM runs;"
+    "UPDATE runs SET concurrency_key = 'schedule often', concurrency = 1;"
+)
+PLANTED_IN_SCHEDULES = {
+    "a slot fired twice": "INSERT INTO slots (schedule, at, decided_at, decision, run)"
+    " SELECT 1, 99, 1, 'fired', min(id) FROM runs",
+    "fired without a run": "INSERT INTO slots (schedule, at, decided_at, decision)"
+    " VALUES (1, 99, 1, 'fired')",
+    "skipped with a run": "UPDATE slots SET decision = 'skipped'",
+    "more runs than places": f"UPDATE generations SET {UNENDED}",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_IN_SCHEDULES)
+def test_planted_damage_of_schedules_is_found(database: Path, name: str) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(SCHEDULE)
+    assert examine(database).findings == []
+    change(database, PLANTED_IN_SCHEDULES[name])
+    found = [finding.what for finding in examine(database).findings if finding.check == "schedules"]
+    assert found
+    assert all("schedule often" in what for what in found)

@@ -10,6 +10,7 @@ Only while the database takes no commits are alerts carried from memory, and sto
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from stagerun.engine.watch import Watch
 from stagerun.errors import StoreError, UsageError
 from stagerun.logs import RunLog
 from stagerun.model.alert import Alerts
-from stagerun.model.sights import Book, Sights
+from stagerun.model.sights import Book, Sights, Window
 from stagerun.rules.alerting import look
 from stagerun.rules.liveness import Thresholds
 from stagerun.rules.notices import Notice
@@ -122,8 +123,9 @@ class Alerting:
             return
         self._leaving = True
         if self._host is not None:
-            self._host.run_sync_soon(self._hear_leaving)
-        with trio.move_on_after(LAST_LOOK + _EVERY):
+            with suppress(trio.RunFinishedError):  # it has stopped already, and said so
+                self._host.run_sync_soon(self._hear_leaving)
+        with trio.move_on_after(LAST_LOOK):
             await self._over.wait()
         self._scope.cancel(reason="the runtime is left")
 
@@ -162,14 +164,14 @@ class Alerting:
                         self._wake = trio.Event()
                 lanes.cancel_scope.cancel(reason="the runtime is left")
         finally:
-            with trio.move_on_after(_EVERY, shield=True):
+            with trio.move_on_after(_DOUBT, shield=True):
                 await self._put_away_at_last()
 
     def _goes_on(self) -> bool:
         return not self._leaving or bool(self._in_hand) or self._eyes.in_doubt
 
     def _hear_leaving(self) -> None:
-        self._last.deadline = trio.current_time() + LAST_LOOK
+        self._last.deadline = trio.current_time() + LAST_LOOK - _DOUBT
         self._wake.set()
 
     async def _look_safely(self, lanes: trio.Nursery) -> bool:
@@ -231,9 +233,10 @@ class Alerting:
         """Raise what can be seen without the database: that it, or the event loop, is stuck."""
         now = self._env.now_us()
         sights = self._eyes.corrected(Sights(now=now))
-        found = look(self._book, sights, self._alerts)
+        # What was held back stays with the stored book: it is told from there.
+        found = look(evolve(self._book, window=Window()), sights, self._alerts)
         self._told |= dict(found.book.episodes.items() - self._book.episodes.items())
-        self._book = found.book
+        self._book = evolve(found.book, window=self._book.window)
         for notice in found.raised:
             self._unstored |= {parcel.key: parcel for parcel in self._parcels(notice, now)}
 

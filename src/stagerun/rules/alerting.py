@@ -68,7 +68,7 @@ def pause_before(
         jitter: From 0 to 1, so that not all come back at once.
         give_up_after: Seconds after which there is no next try.
     """
-    pause = min(_LONGEST_PAUSE, 2.0 ** min(again, 20)) * (0.75 + jitter / 2)
+    pause = min(_LONGEST_PAUSE, 2.0 ** min(again, 20) * (0.75 + jitter / 2))
     pause = max(pause, min(wish or 0.0, _LONGEST_WISH))
     return None if waited + pause > give_up_after else pause
 

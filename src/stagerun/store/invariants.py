@@ -206,6 +206,36 @@ CHECKS = (
         """,
         _REPORT,
     ),
+    Check(
+        "schedules",
+        """
+        SELECT min(k.run), 'schedule ' || s.name || ': ' || count(*) || ' of its slots are one run'
+        FROM slots k JOIN schedules s USING (schedule) WHERE k.run IS NOT NULL
+        GROUP BY k.run HAVING count(*) > 1
+        """,
+        _REPORT,
+    ),
+    Check(
+        "schedules",
+        """
+        SELECT NULL, 'schedule ' || s.name || ': a slot was ' || k.decision || ' and '
+               || CASE WHEN k.run IS NULL THEN 'has no run' ELSE 'has a run' END
+        FROM slots k JOIN schedules s USING (schedule)
+        WHERE (k.decision IS 'fired') <> (k.run IS NOT NULL)
+        """,
+        _REPORT,
+    ),
+    Check(
+        "schedules",
+        """
+        SELECT NULL, 'schedule ' || s.name || ': ' || count(*) || ' runs are under way, and '
+               || max(r.concurrency) || ' may be'
+        FROM schedules s JOIN runs r ON r.concurrency_key = 'schedule ' || s.name
+        JOIN generations g USING (run, generation) WHERE g.status = 'running'
+        GROUP BY s.schedule HAVING count(*) > max(r.concurrency)
+        """,
+        _REPORT,
+    ),
     *(
         Check(
             "orphans",
