@@ -13,12 +13,13 @@ from attrs import define, field
 
 from stagerun import Schedule, StoreError, open_runtime
 from stagerun.engine.env import Env
+from stagerun.store import invariants
 from stagerun.store.driver import BEAT
 from stagerun.store.inline import InlineStore
 from stagerun.store.owner import Identity, Liveness
 from stagerun.store.transaction import Receipt, Transaction
 
-__all__ = ["Machine", "Network", "Process"]
+__all__ = ["Machine", "Network", "Process", "unsound"]
 
 _PACE = 60.0
 """Signs of life come so many times less often than they do in production: days go by quicker."""
@@ -161,3 +162,12 @@ class _Store(InlineStore):
             connection.execute("PRAGMA synchronous = OFF")
             self._quick = True
         return await super()._commit(connection, transaction)
+
+
+def unsound(connection: sqlite3.Connection) -> list[str]:
+    """Return what contradicts the invariants that `stagerun doctor` looks for."""
+    return [
+        f"{check.name}: {what}"
+        for check in invariants.CHECKS
+        for _, what in connection.execute(check.sql).fetchall()
+    ]

@@ -30,7 +30,7 @@ from attrs import asdict, define, field, frozen
 
 from stagerun import Pipeline, Retry, Schedule, stage
 from tests.conftest import sums_hold
-from tests.simulation.machine import Machine, Network, Process
+from tests.simulation.machine import Machine, Network, Process, unsound
 
 __all__ = ["Report", "simulate"]
 
@@ -75,6 +75,7 @@ def simulate(days: float, seed: int, folder: Path, *, faults: bool = True) -> Re
     trio.run(_live, plan, faults, clock=clock)
     with closing(sqlite3.connect(machine.path)) as connection:
         sums_hold(connection)
+        assert unsound(connection) == []
         return _report(connection, plan, days, seed)
 
 

@@ -16,7 +16,7 @@ from stagerun.model.schedule import Overlap
 from stagerun.store import schedules as rows
 from stagerun.store.transaction import Transaction, Unit, execute
 from tests.conftest import sums_hold
-from tests.simulation.machine import Machine, Network, Process
+from tests.simulation.machine import Machine, Network, Process, unsound
 
 BEGIN = 1_772_409_600.0
 
@@ -81,6 +81,7 @@ def test_slots_are_decided_once_and_places_are_kept(
     trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
     with closing(sqlite3.connect(machine.path)) as connection:
         sums_hold(connection)
+        assert unsound(connection) == []
         check_slots(connection)
 
 

@@ -241,7 +241,7 @@ def _owners(connection: sqlite3.Connection, place: Path) -> Iterator[Finding]:
             yield Finding(
                 "owners",
                 f"{who} is noted as living, and its file {folder / identifier} is gone or another",
-                "while it lives it puts it back; else (in a copy, for one) the next program that has"
+                "while it lives it puts it back; else (in a copy, say) the next program that has"
                 " the file open for 15 s settles what it left",
             )
     yield from _strangers(connection, folder, lambda name: name in {row[1] for row in rows})
