@@ -60,9 +60,7 @@ def list_schedules(database: Path, *, as_json: bool) -> int:
         screen, table = console(), _list(schedules)
         if not schedules:
             say(screen, _NONE)
-        elif (
-            screen.measure(table, options=screen.options.update_width(_ANY)).maximum <= screen.width
-        ):
+        elif _fits(table, screen):
             screen.print(table)
         else:
             for schedule in schedules:
@@ -166,6 +164,11 @@ def _list(schedules: Sequence[Document]) -> Table:
             *(f"{schedule[each]:,}" for each in _COUNTS),
         )
     return table
+
+
+def _fits(table: Table, screen: Console) -> bool:
+    unlimited = screen.options.update_width(_ANY)
+    return screen.measure(table, options=unlimited).maximum <= screen.width
 
 
 def _print_facts(screen: Console, schedule: Document) -> None:
