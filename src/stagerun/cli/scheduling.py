@@ -1,7 +1,7 @@
 """What runs by itself, for people: the list of schedules, one of them, and what is said to it."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -93,7 +93,7 @@ def pause_schedule(database: Path, name: str, *, as_json: bool) -> int:
     Raises:
         UsageError: There is no such schedule.
     """
-    schedule = _ask(database, name, lambda: ask_to_pause(name, now_us))
+    schedule = _ask(database, name, ask_to_pause(name, now_us))
     resume = command(database, "schedules", "resume", name)
     return _told(
         schedule, f"{name} is paused, runs under way go on. To resume it: {resume}", as_json
@@ -106,7 +106,7 @@ def resume_schedule(database: Path, name: str, *, as_json: bool) -> int:
     Raises:
         UsageError: There is no such schedule.
     """
-    schedule = _ask(database, name, lambda: ask_to_unpause(name))
+    schedule = _ask(database, name, ask_to_unpause(name))
     served = schedule["state"] != "unserved"
     next_ = f"next {_next(schedule)}" if schedule["next_at"] else "from now on slots come again"
     return _told(schedule, f"{name}: {next_ if served else 'no process serves it now'}", as_json)
@@ -118,7 +118,7 @@ def trigger_schedule(database: Path, name: str, *, as_json: bool) -> int:
     Raises:
         UsageError: There is no such schedule, or no process that serves it.
     """
-    slot = _ask(database, name, lambda: ask_to_trigger(name, who(), now_us))
+    slot = _ask(database, name, ask_to_trigger(name, who(), now_us))
     match slot["decision"]:
         case "fired":
             watch = command(database, "watch", slot["run"][:SHORT])
@@ -131,10 +131,10 @@ def trigger_schedule(database: Path, name: str, *, as_json: bool) -> int:
     return FAILED if slot["decision"] is None else SUCCEEDED
 
 
-def _ask(database: Path, name: str, dialogue: Callable[[], Dialogue[Document]]) -> Document:
+def _ask(database: Path, name: str, dialogue: Dialogue[Document]) -> Document:
     with talking(database) as talk:
         talk.ask(schedule_document(name))  # raises when there is none; and nothing is written then
-        return talk.hold(dialogue())
+        return talk.hold(dialogue)
 
 
 def _told(document: Document, words: str, as_json: bool) -> int:
