@@ -5,11 +5,13 @@ nobody, and what the world does: the network, the lock of a process's file, a ki
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 from attrs import define, field
+from trio._core import _run
 
 from stagerun import Schedule, StoreError, open_runtime
 from stagerun.engine.env import Env
@@ -19,10 +21,26 @@ from stagerun.store.inline import InlineStore
 from stagerun.store.owner import Identity, Liveness
 from stagerun.store.transaction import Receipt, Transaction
 
-__all__ = ["Machine", "Network", "Process", "unsound"]
+__all__ = ["Machine", "Network", "Process", "deterministic", "unsound"]
 
 _PACE = 60.0
 """Signs of life come so many times less often than they do in production: days go by quicker."""
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Have trio choose the order of its tasks by a seed; otherwise it does so by chance.
+
+    The two names are private to trio, and known here alone.
+    """
+    before, state = _run._ALLOW_DETERMINISTIC_SCHEDULING, _run._r.getstate()
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc] # what it is there for
+    _run._r.seed(seed)
+    try:
+        yield
+    finally:
+        _run._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc] # as above
+        _run._r.setstate(state)
 
 
 class Network:

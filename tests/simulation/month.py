@@ -30,7 +30,7 @@ from attrs import asdict, define, field, frozen
 
 from stagerun import Pipeline, Retry, Schedule, stage
 from tests.conftest import sums_hold
-from tests.simulation.machine import Machine, Network, Process, unsound
+from tests.simulation.machine import Machine, Network, Process, deterministic, unsound
 
 __all__ = ["Report", "simulate"]
 
@@ -72,7 +72,8 @@ def simulate(days: float, seed: int, folder: Path, *, faults: bool = True) -> Re
     clock = trio.testing.MockClock(autojump_threshold=0)
     machine = Machine(folder / f"{seed}-{faults}.db", BEGIN)
     plan = _Plan(random.Random(seed), machine, days * DAY)
-    trio.run(_live, plan, faults, clock=clock)
+    with deterministic(seed):
+        trio.run(_live, plan, faults, clock=clock)
     with closing(sqlite3.connect(machine.path)) as connection:
         sums_hold(connection)
         assert unsound(connection) == []

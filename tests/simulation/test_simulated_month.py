@@ -1,10 +1,12 @@
 """Zero hung runs after a month with the computer closed now and then; told by the database."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.month import simulate
+from tests.simulation.month import Report, simulate
 
 DAYS = 30.0
 
@@ -25,3 +27,14 @@ def test_after_a_month_of_sleeps_losses_and_kills_no_run_hangs(tmp_path: Path) -
     assert min(report.sleeps, report.losses, report.kills) >= 20
     assert sum(report.runs.values()) > 1000
     assert report.slots["missed"] > 1000
+
+
+def test_the_same_seed_gives_the_same_days(tmp_path: Path) -> None:
+    def lived(folder: str) -> tuple[Report, list[tuple[object, ...]]]:
+        (tmp_path / folder).mkdir()
+        report = simulate(1, seed=3, folder=tmp_path / folder)
+        with closing(sqlite3.connect(tmp_path / folder / "3-True.db")) as connection:
+            events = connection.execute("SELECT * FROM events ORDER BY run, seq").fetchall()
+        return report, events
+
+    assert lived("first") == lived("second")
