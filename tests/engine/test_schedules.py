@@ -212,6 +212,18 @@ async def test_a_schedule_can_be_triggered_at_any_time(bench: Bench) -> None:
         assert (await here.runtime.trigger_schedule("often"))["decision"] == "fired"
 
 
+async def test_of_slots_and_triggers_alike_only_the_last_are_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stagerun.store.schedules._KEPT", 3)
+    async with serving(Schedule("often", quick_pipeline(), every=3600)) as here:
+        await here.runtime.pause_schedule("often")
+        for _ in range(5):
+            await here.runtime.trigger_schedule("often")
+        assert here.sql("SELECT slot FROM slots ORDER BY slot") == [(3,), (4,), (5,)]
+        assert (await only(here.runtime))["fired"] + (await only(here.runtime))["skipped"] == 5
+
+
 async def test_a_trigger_obeys_the_overlap(bench: Bench) -> None:
     stuck = Pipeline("stuck", [hangs], source=[1])
     async with serving(Schedule("stuck", stuck, every=3600)) as here:

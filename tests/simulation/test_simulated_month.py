@@ -5,7 +5,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
+from stagerun import Schedule
+from stagerun.rules.scheduling import Due, due
 from tests.simulation.month import Report, simulate
 
 DAYS = 30.0
@@ -38,3 +41,24 @@ def test_the_same_seed_gives_the_same_days(tmp_path: Path) -> None:
         return report, events
 
     assert lived("first") == lived("second")
+
+
+def test_the_simulation_sees_what_it_looks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody settles what the dead have left: then runs of theirs are open at the end."""
+
+    async def nobody(*_: object) -> list[object]:
+        return []
+
+    monkeypatch.setattr("stagerun.engine.household.recover", nobody)
+    assert simulate(2, seed=1, folder=tmp_path).open_at_the_end > 0
+
+
+def test_it_sees_slots_that_nobody_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(schedule: Schedule, slot: int, now: int) -> Due | None:
+        found = due(schedule, slot, now)
+        return None if found is None else evolve(found, missed=0)
+
+    monkeypatch.setattr("stagerun.engine.timetable.due", forgetful)
+    assert simulate(2, seed=1, folder=tmp_path).slots_lost > 0

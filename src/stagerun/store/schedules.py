@@ -193,6 +193,7 @@ def fire_asked(at: Standing, slot: int, run: str, now: int) -> Claim:
                 expected=1,
             ),
             Statement("UPDATE schedules SET fired = fired + 1 WHERE schedule = ?", (at.schedule,)),
+            _forget_old(at),
         ),
     )
 
@@ -225,6 +226,7 @@ def skip_asked(at: Standing, slot: int, reason: str, now: int) -> Unit:
             Statement(
                 "UPDATE schedules SET skipped = skipped + 1 WHERE schedule = ?", (at.schedule,)
             ),
+            _forget_old(at),
         ),
     )
 
@@ -249,8 +251,8 @@ def _decided(
 
 def _forget_old(at: Standing) -> Statement:
     return Statement(
-        "DELETE FROM slots WHERE slot IN (SELECT slot FROM slots WHERE schedule = ?"
-        " ORDER BY slot DESC LIMIT -1 OFFSET ?)",
+        "DELETE FROM slots WHERE decided_at IS NOT NULL AND slot IN"
+        " (SELECT slot FROM slots WHERE schedule = ? ORDER BY slot DESC LIMIT -1 OFFSET ?)",
         (at.schedule, _KEPT),
     )
 
