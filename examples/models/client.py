@@ -111,7 +111,7 @@ class Models:
             asked["response_format"] = _response_format(schema)
         answer = _read(await self.client.post("/chat/completions", asked), _Completion)
         text = answer.choices[0].message.content if answer.choices else None
-        if not text.strip():
+        if not text or not text.strip():
             raise InvalidAnswerError(f"{self.chat_name} gave an empty answer")
         return text if schema is None else _decoded(text, schema)
 

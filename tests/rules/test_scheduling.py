@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stagerun import Pipeline, PolicyError, Schedule, stage
 from stagerun.model.schedule import Overlap
-from stagerun.rules.scheduling import Fire, Open, Skip, decide, due, put_right
+from stagerun.rules.scheduling import Fire, Open, Skip, decide, due, next_slot, put_right
 
 DAY = 86_400_000_000
 MOMENTS = st.integers(0, 80 * 365 * DAY)
@@ -106,6 +106,18 @@ def test_slots_around_a_change_of_the_clocks(
 ) -> None:
     slots = cron(text, zone).slots(us(begin, zone))
     assert [utc(next(slots)) for _ in expected] == expected
+
+
+@settings(deadline=None)
+@given(CRONS, MOMENTS, st.integers(-3 * DAY, 3 * DAY))
+def test_after_a_pause_no_slot_comes_twice(text: str, now: int, off: int) -> None:
+    schedule, last = cron(text), max(0, now + off)
+    found = next_slot(schedule, last, now)
+    assert found > now
+    if last <= now + DAY:
+        assert found > last
+    assert found == schedule.after(last if now < last <= now + DAY else now)
+    assert next_slot(schedule, None, now) == schedule.after(now)
 
 
 RUNS = st.lists(st.builds(Open, st.text("abc", min_size=1, max_size=3), st.booleans()), max_size=8)

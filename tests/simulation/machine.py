@@ -21,9 +21,9 @@ from stagerun.store.inline import InlineStore
 from stagerun.store.owner import Identity, Liveness
 from stagerun.store.transaction import Receipt, Transaction
 
-__all__ = ["Machine", "Network", "Process", "deterministic", "unsound"]
+__all__ = ["PACE", "Machine", "Network", "Process", "deterministic", "unsound"]
 
-_PACE = 60.0
+PACE = 60.0
 """Signs of life come so many times less often than they do in production: days go by quicker."""
 
 
@@ -134,7 +134,7 @@ class Process:
             new_id=self.new_id,
             environ={"STAGERUN_LOG_LEVEL": "CRITICAL", "STAGERUN_KEEP_DAYS": "off"},
             threads=False,
-            pace=_PACE,
+            pace=PACE,
         )
         try:
             async with open_runtime(store=store, env=env, schedules=self.schedules()):
@@ -148,7 +148,7 @@ class _Store(InlineStore):
     """A store whose process can be killed; a lock tells others whether it lives."""
 
     def __init__(self, machine: Machine) -> None:
-        super().__init__(str(machine.path), beat=BEAT * _PACE)
+        super().__init__(str(machine.path), beat=BEAT * PACE)
         self._machine = machine
         self._file: int | None = None
         self._killed = False

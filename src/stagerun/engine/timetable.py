@@ -22,7 +22,7 @@ from stagerun.errors import RuntimeClosedError, StoreError, UsageError
 from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
-from stagerun.rules.scheduling import Due, Fire, Open, Skip, decide, due, put_right
+from stagerun.rules.scheduling import Due, Fire, Open, Skip, decide, due, next_slot, put_right
 from stagerun.store import schedules as rows
 from stagerun.store.driver import Store
 from stagerun.store.schedules import Standing
@@ -182,7 +182,8 @@ class Timetable:
                 return
             now = self._env.now_us()
             if at.next_at is None:
-                await self._recorder.write(rows.move(at, schedule.after(now)))
+                last = await self._store.ask(rows.last_slot(at.schedule))
+                await self._recorder.write(rows.move(at, next_slot(schedule, last, now)))
             elif (found := await self._due(schedule, at.next_at, now)) is not None:
                 await self._decide_due(schedule, at, found)
         except StoreError as error:

@@ -87,9 +87,13 @@ def _after_ages(schedule: Schedule, slot: int, now: int) -> Due:
         days *= 8
 
 
-def next_slot(schedule: Schedule, now: int) -> int:
-    """Return the first slot of a schedule that is served for the first time, or again."""
-    return schedule.after(now)
+def next_slot(schedule: Schedule, last: int | None, now: int) -> int:
+    """Return the next slot of a schedule that was paused; *last*: the one before that, if any.
+
+    A clock that was set back meanwhile lets none come twice, unless it had been far ahead.
+    """
+    ahead = last is not None and now < last <= now + _SET_BACK
+    return schedule.after(last if ahead and last is not None else now)
 
 
 def put_right(schedule: Schedule, slot: int, now: int) -> int | None:

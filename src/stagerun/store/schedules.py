@@ -16,6 +16,7 @@ __all__ = [
     "claim_slot",
     "declare",
     "fire_asked",
+    "last_slot",
     "move",
     "open_runs",
     "pause",
@@ -136,6 +137,18 @@ def standing(names: Sequence[str]) -> Question[list[Standing]]:
     return ask
 
 
+def last_slot(schedule: int) -> Question[int | None]:
+    """Ask for the last slot of a schedule that came by itself."""
+
+    def ask(connection: sqlite3.Connection) -> int | None:
+        (at,) = connection.execute(
+            "SELECT max(at) FROM slots WHERE schedule = ? AND asked_by IS NULL", (schedule,)
+        ).fetchone()
+        return None if at is None else int(at)
+
+    return ask
+
+
 def place(name: str) -> str:
     """Return the concurrency key that the runs of a schedule share."""
     return f"schedule {name}"
@@ -241,9 +254,8 @@ def _decided(
     reason: str | None,
     now: int,
 ) -> Statement:
-    # A slot can come again where a clock was set back: `next_at` alone says what is to come.
     return Statement(
-        "INSERT OR REPLACE INTO slots (schedule, at, missed, decided_at, decision, run, reason)"
+        "INSERT INTO slots (schedule, at, missed, decided_at, decision, run, reason)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (at.schedule, slot, missed, now, decision, run, None if reason is None else words(reason)),
     )

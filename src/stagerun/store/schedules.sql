@@ -37,7 +37,6 @@ CREATE TABLE slots (
     reason     TEXT,                         -- why there is none
     CHECK ((decided_at IS NULL) = (decision IS NULL))
 ) STRICT;
-CREATE UNIQUE INDEX slots_once ON slots (schedule, at) WHERE asked_by IS NULL;
 CREATE INDEX slots_by_schedule ON slots (schedule, slot);
 CREATE INDEX slots_asked ON slots (schedule) WHERE decided_at IS NULL;
 

@@ -24,6 +24,7 @@ __all__ = [
     "take_turn",
 ]
 
+
 @frozen
 class Claim:
     """What must hold for a run to be made, and what is written together with it."""
