@@ -1,6 +1,6 @@
 """A service whose records can be checked, and which misbehaves on request.
 
-    python examples/integrity/service.py --port 0 --hang 3 --drip 1 --busy 2 --reset 1
+    python -m examples.integrity.service --port 0 --hang 3 --drip 1 --busy 2 --reset 1
 
 It serves what the installed Python distributions say about their own files: path, size and sha256
 from each one's RECORD. An entity is a distribution, the biggest ones by default. When it listens it
@@ -31,8 +31,6 @@ import json
 import os
 import random
 import signal
-import socket
-import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -42,11 +40,12 @@ from http import HTTPStatus
 from importlib import metadata
 from math import ceil
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 import trio
+
+from examples.loopback import running, send
 
 MODES: Final = ("hang", "drip", "busy", "reset")
 PAGE_SIZE: Final = 250
@@ -64,33 +63,8 @@ async def running_service(**options: float) -> AsyncGenerator[str]:
     ends with the block, and by itself when this process dies.
     """
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [sys.executable, __file__, *arguments, "--until-stdin-closes"]
-    process = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout:
-        try:
-            with trio.fail_after(30):
-                line = b""
-                while not line.endswith(b"\n"):
-                    more = await process.stdout.receive_some()
-                    if not more:
-                        raise RuntimeError("the service ended before it listened; see its stderr")
-                    line += more
-            yield json.loads(line)["address"]
-        finally:
-            with trio.CancelScope(shield=True):
-                await _end(process)
-
-
-async def _end(process: trio.Process) -> None:
-    process.terminate()
-    with trio.move_on_after(5):
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
-        with trio.fail_after(5):
-            await process.wait()
+    async with running("examples.integrity.service", *arguments) as address:
+        yield address
 
 
 def main() -> None:
@@ -264,22 +238,7 @@ class Service:
         if answer.status is HTTPStatus.SERVICE_UNAVAILABLE:
             head += f"Retry-After: {self._options.retry_after}\r\n"
         start = f"{head}\r\n".encode()
-        match answer.mode:
-            case "hang":
-                while await stream.receive_some():  # until the client has had enough
-                    pass
-            case "drip":
-                await stream.send_all(start)
-                for byte in body:
-                    await stream.send_all(bytes([byte]))
-                    await trio.sleep(self._options.drip_interval)
-            case "reset":
-                await stream.send_all(start + body[: len(body) // 2])
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                await stream.aclose()
-            case _:
-                with trio.fail_after(60):
-                    await stream.send_all(start + body)
+        await send(stream, start, body, answer.mode, self._options.drip_interval)
 
 
 async def _read_head(stream: trio.SocketStream) -> str:

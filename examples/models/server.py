@@ -28,8 +28,6 @@ import argparse
 import json
 import os
 import signal
-import socket
-import struct
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
@@ -37,12 +35,12 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any, Final, NamedTuple
 
 import trio
 from attrs import frozen
 
+from examples.loopback import running, send
 from examples.models import protocol
 
 __all__ = ["running_models", "serving_models"]
@@ -64,33 +62,8 @@ async def running_models(**options: Any) -> AsyncGenerator[str]:
     ends with the block, and by itself when this process dies.
     """
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "examples.models.server", *arguments, "--until-stdin-closes"]
-    process = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, cwd=ROOT)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout:
-        try:
-            with trio.fail_after(60):
-                line = b""
-                while not line.endswith(b"\n"):
-                    more = await process.stdout.receive_some()
-                    if not more:
-                        raise RuntimeError("the models ended before they listened; see stderr")
-                    line += more
-            yield json.loads(line)["address"]
-        finally:
-            with trio.CancelScope(shield=True):
-                await _end(process)
-
-
-async def _end(process: trio.Process) -> None:
-    process.terminate()
-    with trio.move_on_after(5):
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
-        with trio.fail_after(5):
-            await process.wait()
+    async with running("examples.models.server", *arguments) as address:
+        yield address
 
 
 @asynccontextmanager
@@ -265,22 +238,7 @@ class Server:
         if answer.status is HTTPStatus.TOO_MANY_REQUESTS:
             head += f"Retry-After: {self._options.retry_after}\r\n"
         start = f"{head}\r\n".encode()
-        match answer.mode:
-            case "hang":
-                while await stream.receive_some():  # until the client has had enough
-                    pass
-            case "drip":
-                await stream.send_all(start)
-                for byte in body:
-                    await stream.send_all(bytes([byte]))
-                    await trio.sleep(self._options.drip_interval)
-            case "reset":
-                await stream.send_all(start + body[: len(body) // 2])
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                await stream.aclose()
-            case _:
-                with trio.fail_after(60):
-                    await stream.send_all(start + body)
+        await send(stream, start, body, answer.mode, self._options.drip_interval)
 
 
 async def _read(stream: trio.SocketStream) -> Request | None:

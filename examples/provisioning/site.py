@@ -24,12 +24,12 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
-from subprocess import PIPE
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import trio
+
+from examples.loopback import running
 
 PAGES: Final = {
     "/": """Tideline: kayaks and canoes by the estuary
@@ -67,27 +67,9 @@ ROBOTS: Final = "User-agent: *\nDisallow: /staff/\n"
 @asynccontextmanager
 async def running_site(*, bad_certificate: bool = False) -> AsyncGenerator[str]:
     """Run the site in a process of its own; its address is good inside the block."""
-    command = [sys.executable, "-m", __name__, "--until-stdin-closes"]
-    if bad_certificate:
-        command.append("--bad-certificate")
-    root = str(Path(__file__).parents[2])
-    process = await trio.lowlevel.open_process(command, stdin=PIPE, stdout=PIPE, cwd=root)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with process.stdin, process.stdout:
-        try:
-            with trio.fail_after(30):
-                line = b""
-                while not line.endswith(b"\n"):
-                    more = await process.stdout.receive_some()
-                    if not more:
-                        raise RuntimeError("the site ended before it listened; see its stderr")
-                    line += more
-            yield json.loads(line)["address"]
-        finally:
-            with trio.CancelScope(shield=True):
-                process.kill()  # it has nothing to put in order
-                await process.wait()
+    arguments = ["--bad-certificate"] if bad_certificate else []
+    async with running("examples.provisioning.site", *arguments) as address:
+        yield address
 
 
 def main() -> None:

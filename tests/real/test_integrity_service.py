@@ -22,6 +22,7 @@ from stagerun.http import (
     open_client,
 )
 
+ROOT = Path(service.__file__).parents[2]
 pytestmark = pytest.mark.real
 
 Outcome = int | tuple[type[HttpError], str]  # a status, or an error and its phase
@@ -160,7 +161,7 @@ async def test_the_process_is_gone_after_the_block(monkeypatch: pytest.MonkeyPat
 async def test_the_service_dies_with_the_process_that_started_it() -> None:
     program = (
         "import sys, trio\n"
-        "from service import running_service\n"
+        "from examples.integrity.service import running_service\n"
         "async def main():\n"
         "    async with running_service(entities=1) as address:\n"
         "        print(address, flush=True)\n"
@@ -170,7 +171,7 @@ async def test_the_service_dies_with_the_process_that_started_it() -> None:
     parent = await trio.lowlevel.open_process(
         [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(Path(service.__file__).parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert parent.stdout is not None
     with trio.fail_after(30):
@@ -188,11 +189,12 @@ async def test_the_service_dies_with_the_process_that_started_it() -> None:
 
 def test_more_misbehaviour_than_pages_is_refused() -> None:
     done = subprocess.run(
-        [sys.executable, service.__file__, "--entities", "1", "--hang", "100000"],
+        [sys.executable, "-m", service.__name__, "--entities", "1", "--hang", "100000"],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 1
     assert "there are only" in done.stderr
