@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from stagerun import Pipeline, Schedule, open_runtime, stage
 from stagerun.engine.health import Health
 from stagerun.engine.intake import order_of
-from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.engine.statistics import RuntimeStatistics
 from stagerun.errors import UsageError
 from stagerun.store import codec
 from stagerun.store.opening import connect

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stagerun.engine.health import Health
-from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.engine.statistics import RuntimeStatistics
 from stagerun.store.opening import connect
 from stagerun.store.pool import ReadingPool
 from stagerun.web.events import Events, StreamLimits

@@ -15,7 +15,7 @@ from starlette.requests import Request
 import stagerun
 from stagerun import Pipeline, Schedule, stage
 from stagerun.engine.health import Health, Lateness
-from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.engine.statistics import RuntimeStatistics
 from stagerun.store import gauges
 from stagerun.store.gauges import EDGES, Figures, Gauges
 from stagerun.store.pool import ReadingPool

@@ -5,7 +5,6 @@ from functools import cached_property, partial
 from typing import Any
 
 import trio
-from attrs import field, frozen
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
@@ -22,6 +21,7 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.requests import Requests
 from stagerun.engine.retention import prune
 from stagerun.engine.runs import Runs
+from stagerun.engine.statistics import RuntimeStatistics, drawn
 from stagerun.engine.timetable import Timetable
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
@@ -38,25 +38,10 @@ from stagerun.store.reopening import stored_run
 from stagerun.store.retention import Prunable
 from stagerun.store.schedulelist import schedule_list
 
-__all__ = ["Runtime", "RuntimeStatistics"]
+__all__ = ["Runtime"]
 
 _LAST_COMMITS = 5.0
 """Seconds beyond the grace that a database which refuses commits may hold up the leaving."""
-
-
-@frozen
-class RuntimeStatistics:
-    """What a runtime has under way at this moment."""
-
-    runs: int
-    in_flight: int
-    """Items that a stage works on."""
-    survivors: int
-    """Cut attempts that have not stopped, also of runs that have ended."""
-    survivor_names: tuple[str, ...] = ()
-    """What they are, the oldest first."""
-    loop_lag: float = field(default=0.0, eq=False, repr=False)
-    """Seconds by which the event loop is late now, or was at most in the last half minute."""
 
 
 class Runtime:
@@ -282,8 +267,7 @@ class Runtime:
 
     def tree(self) -> str:
         """Draw the supervision tree as it stands now, a task a line."""
-        lines = ["runtime", *_branches(self._floor)]
-        return "\n".join(lines)
+        return drawn("runtime", self._floor)
 
     async def why(self, run: str) -> dict[str, Any]:
         """Tell why a run of any process stands where it does, or how it ended.
@@ -381,12 +365,3 @@ class Runtime:
         finally:
             self.closed = True
         self._floor.start_soon(self._runs.name_survivors, name="names what does not stop")
-
-
-def _branches(nursery: trio.Nursery, indent: str = "") -> list[str]:
-    lines = []
-    for task in sorted(nursery.child_tasks, key=lambda task: task.name):
-        lines.append(f"{indent}├── {task.name}")
-        for child in task.child_nurseries:
-            lines += _branches(child, indent + "│   ")
-    return lines

@@ -26,7 +26,7 @@ from stagerun.engine import handle, runtime
 from stagerun.engine.admission import Changed
 from stagerun.engine.asking import Dialogue, ask_to_cancel, ask_why
 from stagerun.engine.health import Health
-from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.engine.statistics import RuntimeStatistics
 from stagerun.engine.token import CancellationToken
 from stagerun.hosts.thread import TrioThread
 from stagerun.model.pipeline import Pipeline

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from stagerun.engine.health import Health
-from stagerun.engine.runtime import RuntimeStatistics
+from stagerun.engine.statistics import RuntimeStatistics
 from stagerun.model.pipeline import Pipeline
 from stagerun.store.pool import ReadingPool
 
