@@ -161,7 +161,6 @@ class RunActor:
     async def _took_turn(self, turn: Turn) -> bool:
         """Wait in line for as long as a run may last; False when the run has ended there."""
         hub, limit = self.hub, self.hub.pipeline.deadline
-        hub.log.info("run waits for its turn: key %s, %d at once", turn.key, turn.places)
         with trio.move_on_at(self.deadline) as patience:
             if await take_turn(hub, turn, self._stopped):
                 hub.ledger.queued = False

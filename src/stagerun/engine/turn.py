@@ -34,7 +34,7 @@ async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
         turn: What it waits for.
         freed: Set when the run stops; nothing more is tried then.
     """
-    ledger = hub.ledger
+    ledger, waits = hub.ledger, False
     while not freed.is_set():
         now, limit = hub.env.now_us(), hub.pipeline.deadline
         unit = starting.take_turn(
@@ -52,6 +52,9 @@ async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
             return False
         if may_begin and await hub.recorder.write(unit) is not None:
             return True
+        if not waits:
+            hub.log.info("run waits for its turn: key %s, %d at once", turn.key, turn.places)
+            waits = True
         with trio.move_on_after(_LOOK):
             await freed.wait()
     return False
