@@ -1,6 +1,6 @@
 """Schedules in virtual time: each slot is decided once, and nothing hangs behind a run."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -319,3 +319,62 @@ async def test_a_schedule_that_cannot_be_stored_is_refused_at_once(bench: Bench)
     with pytest.raises(UsageError, match="two schedules are named 'often'"):
         async with serving(twice, twice):
             pass
+
+
+async def test_a_clock_that_was_hours_ahead_silences_nothing(bench: Bench) -> None:
+    ahead = 8 * 3600.0
+
+    def wall() -> float:
+        return EPOCH + trio.current_time() + ahead
+
+    async with serving(Schedule("often", quick_pipeline(), every=60), wall=wall) as here:
+        await trio.sleep(90)
+        ahead = 0.0
+        await trio.sleep(130)
+        assert [slot[1] for slot in slots(here, "often")] == ["fired"] * 3
+
+
+async def test_a_deployment_that_is_taken_back_leaves_the_schedule_served(
+    bench: Bench, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "a.db")
+    old, new = (Schedule("often", quick_pipeline(), every=seconds) for seconds in (60, 90))
+    async with serving(old, store=InlineStore(path)) as here:
+        await trio.sleep(70)
+        async with serving(new, store=InlineStore(path)) as there:
+            await trio.sleep(10)
+            assert (await only(here.runtime))["served_by"] == 1
+            await trio.sleep(90)
+            assert slots(there, "often")[-1][:2] == (160, "fired")
+        await trio.sleep(100)
+        document = await only(here.runtime)
+        assert (document["every"], document["served_by"]) == (60, 1)
+        assert (await here.runtime.trigger_schedule("often"))["decision"] == "fired"
+        times = [slot[0] for slot in slots(here, "often")]
+        assert len(times) == 4
+
+
+async def test_items_that_raise_cost_their_slot_and_nothing_else(bench: Bench) -> None:
+    class Folder(Sequence[int]):
+        gone = False
+
+        def __len__(self) -> int:
+            if self.gone:
+                raise OSError("the network drive is gone")
+            return 1
+
+        def __getitem__(self, index: Any) -> Any:
+            return [1][index]
+
+    folder = Folder()
+    schedule = Schedule("often", quick_pipeline(), every=60, items=folder)
+    async with serving(schedule) as here:
+        other = await here.runtime.start(Pipeline("other", [hangs]), [1])
+        folder.gone = True
+        await trio.sleep(70)
+        folder.gone = False
+        await trio.sleep(60)
+        assert [slot[1] for slot in slots(here, "often")] == ["skipped", "fired"]
+        reasons = here.sql("SELECT reason FROM slots WHERE reason IS NOT NULL")
+        assert reasons == [("it could not be started: the network drive is gone",)]
+        assert (await other.wait()).status == "failed"  # by its own deadline

@@ -109,15 +109,12 @@ def test_slots_around_a_change_of_the_clocks(
 
 
 @settings(deadline=None)
-@given(CRONS, MOMENTS, st.integers(-3 * DAY, 3 * DAY))
-def test_after_a_pause_no_slot_comes_twice(text: str, now: int, off: int) -> None:
-    schedule, last = cron(text), max(0, now + off)
-    found = next_slot(schedule, last, now)
-    assert found > now
-    if last <= now + DAY:
-        assert found > last
-    assert found == schedule.after(last if now < last <= now + DAY else now)
-    assert next_slot(schedule, None, now) == schedule.after(now)
+@given(CRONS, MOMENTS, st.sets(st.integers(0, 8)))
+def test_after_a_pause_no_slot_comes_twice(text: str, now: int, which: set[int]) -> None:
+    schedule = cron(text)
+    slots = [slot for _, slot in zip(range(10), schedule.slots(now), strict=False)]
+    decided = {slots[index] for index in which}
+    assert next_slot(schedule, now, decided) == next(s for s in slots if s not in decided)
 
 
 RUNS = st.lists(st.builds(Open, st.text("abc", min_size=1, max_size=3), st.booleans()), max_size=8)
@@ -146,12 +143,29 @@ def test_a_line_does_not_grow_for_ever() -> None:
 
 
 @settings(deadline=None)
-@given(CRONS, MOMENTS, st.integers(-3 * DAY, 3 * DAY))
-def test_only_a_slot_far_too_late_is_put_right(text: str, now: int, off: int) -> None:
+@given(CRONS, MOMENTS, st.integers(1, 5), st.sets(st.integers(0, 8)))
+def test_a_slot_noted_by_a_clock_that_was_ahead_is_put_right(
+    text: str, now: int, ahead: int, which: set[int]
+) -> None:
     schedule = cron(text)
-    usual = schedule.after(now)
-    better = put_right(schedule, usual + off, now)
-    assert better == (usual if off > DAY else None)
+    slots = [slot for _, slot in zip(range(9), schedule.slots(now), strict=False)]
+    decided = {slots[index] for index in which}
+    noted = slots[ahead]
+    earlier = [slot for slot in slots[:ahead] if slot not in decided]
+    assert put_right(schedule, noted, now, decided) == (earlier[0] if earlier else None)
+
+
+@given(st.integers(1, 1000), MOMENTS, st.integers(0, 3_600_000_000))
+def test_an_interval_keeps_its_rhythm_when_it_is_put_right(
+    every: int, slot: int, back: int
+) -> None:
+    schedule, now = Schedule("s", PIPELINE, every=every), slot - 1 - back
+    found = put_right(schedule, slot, now, ())
+    if found is None:
+        assert slot - now <= every * 1_000_000
+    else:
+        assert now < found <= now + every * 1_000_000
+        assert (slot - found) % (every * 1_000_000) == 0
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,6 @@ class Runtime:
             runs=self._runs,
             owner=lambda: self._household.owner,
             settled=self._settled,
-            cancel=self._requests.cancel,
             look=self._household.look,
         )
         self._alerting = None

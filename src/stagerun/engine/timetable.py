@@ -7,8 +7,9 @@ elected, and a process that dies before its commit leaves the slot to the others
 No slot waits for the run before it: that ends at its deadline, whatever it does.
 """
 
+import math
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import trio
 from attrs import evolve
@@ -23,6 +24,7 @@ from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.rules.scheduling import Due, Fire, Open, Skip, decide, due, next_slot, put_right
+from stagerun.store import codec
 from stagerun.store import schedules as rows
 from stagerun.store.driver import Store
 from stagerun.store.schedules import Standing
@@ -49,7 +51,6 @@ class Timetable:
         runs: Conducts them.
         owner: The number of the owner that this runtime is.
         settled: Gives a pipeline what operators have set.
-        cancel: Cancels a run of any process.
         look: Settles what dead processes left.
     """
 
@@ -64,7 +65,6 @@ class Timetable:
         runs: Runs,
         owner: Callable[[], int],
         settled: Callable[[Pipeline], Pipeline],
-        cancel: Callable[[str, str], Awaitable[Any]],
         look: Callable[[], Awaitable[None]],
     ) -> None:
         self._schedules = _by_name(schedules)
@@ -75,7 +75,6 @@ class Timetable:
         self._runs = runs
         self._owner = owner
         self._settled = settled
-        self._cancel = cancel
         self._look = look
         self._longest = _LOOK * env.pace
         self._served_as = 0
@@ -86,6 +85,10 @@ class Timetable:
         """Schedules that another process has declared with other times since."""
         self._scope = trio.CancelScope(shield=True)
         self._nursery: trio.Nursery
+        self._looked_at = sys.maxsize
+        """When it has last looked at the schedules, on the wall clock; then for the first time."""
+        self._settling = trio.Lock()
+        self._settled_at = -math.inf
 
     async def open(self, floor: trio.Nursery) -> None:
         """Declare the schedules, and serve them from now on in the background.
@@ -104,8 +107,7 @@ class Timetable:
                 )
             _order(schedule, settled)
         for schedule in self._schedules.values():
-            now = self._env.now_us()
-            await self._recorder.write(rows.declare(schedule, schedule.after(now), now))
+            await self._declare(schedule)
         await self._serve()
         floor.start_soon(self._keep, name="timetable")
 
@@ -132,42 +134,63 @@ class Timetable:
                         await self._news.wait()
                     self._news = trio.Event()
 
+    async def _declare(self, schedule: Schedule) -> None:
+        now = self._env.now_us()
+        unit = rows.declare(schedule, schedule.after(now), self._owner(), now)
+        await self._recorder.write(unit)
+
     async def _serve(self) -> None:
         """Say that this process serves them; again when it has become another owner."""
         owner = self._owner()
         if owner and owner != self._served_as:
-            await self._recorder.write(rows.serve([*self._schedules], owner))
+            names = [name for name in self._schedules if name not in self._foreign]
+            await self._recorder.write(rows.serve(names, owner))
             self._served_as = owner
 
     async def _decide_all(self) -> float:
         """Begin to decide what is due; return the seconds until the next look."""
         now, pause = self._env.now_us(), self._longest
+        # At first, and whenever the clock on the wall has gone back.
+        doubtful, self._looked_at = now < self._looked_at, now
         for at in await self._store.ask(rows.standing([*self._schedules])):
-            if at.name in self._busy or not self._is_ours(at):
+            if at.name in self._busy or not await self._is_ours(at):
                 continue
             if at.asked or (not at.paused and (at.next_at is None or at.next_at <= now)):
                 self._busy.add(at.name)
                 self._nursery.start_soon(self._decide, at, name=f"schedule {at.name}")
-            if not at.paused and at.next_at is not None:
-                if at.next_at > now:
-                    pause = min(pause, (at.next_at - now) / 1e6)
-                await self._put_right(at, now)
+            if not at.paused and at.next_at is not None and at.next_at > now:
+                pause = min(pause, (at.next_at - now) / 1e6)
+                if doubtful:
+                    await self._put_right(at, at.next_at, now)
         return pause
 
-    def _is_ours(self, at: Standing) -> bool:
-        """Whether the schedule's times are still those that this process knows."""
-        ours = rows.timing(self._schedules[at.name]) == at.timing
-        if not ours and at.name not in self._foreign:
+    async def _is_ours(self, at: Standing) -> bool:
+        """Whether the schedule's times are those that this process knows.
+
+        Whoever has declared it last serves it. When that process has ended, as after a deployment
+        that was taken back, the ones that are left declare it again.
+        """
+        schedule, owner = self._schedules[at.name], self._owner()
+        ours = rows.timing(schedule) == at.timing
+        if not ours and at.abandoned and owner:
+            await self._declare(schedule)
+            self.nudge()
+        elif not ours and at.name not in self._foreign:
+            self._foreign.add(at.name)
+            await self._recorder.write(rows.desert(at.name, owner))
             words = "schedule %s: another process has declared other times since; it serves it now"
             self._log().warning(words, at.name)
-        (self._foreign.discard if ours else self._foreign.add)(at.name)
+        elif ours and at.name in self._foreign:
+            self._foreign.remove(at.name)
+            await self._recorder.write(rows.serve([at.name], owner))
+            self._log().warning("schedule %s is served by this process again", at.name)
         return ours
 
-    async def _put_right(self, at: Standing, now: int) -> None:
-        assert at.next_at is not None  # noqa: S101 - looked at just now
-        better = put_right(self._schedules[at.name], at.next_at, now)
+    async def _put_right(self, at: Standing, slot: int, now: int) -> None:
+        decided = await self._store.ask(rows.decided_after(at.schedule, now))
+        better = put_right(self._schedules[at.name], slot, now, decided)
         if better is not None and await self._recorder.write(rows.move(at, better)) is not None:
-            words = "schedule %s: its next slot was far in the future (was a clock ahead?)"
+            words = "schedule %s: a clock was ahead, or was set back: its next slot is put right"
             self._log().warning(words, at.name)
 
     # -- one slot -------------------------------------------------------------------------------
@@ -182,21 +205,27 @@ class Timetable:
                 return
             now = self._env.now_us()
             if at.next_at is None:
-                last = await self._store.ask(rows.last_slot(at.schedule))
-                await self._recorder.write(rows.move(at, next_slot(schedule, last, now)))
+                decided = await self._store.ask(rows.decided_after(at.schedule, now))
+                await self._recorder.write(rows.move(at, next_slot(schedule, now, decided)))
             elif (found := await self._due(schedule, at.next_at, now)) is not None:
                 await self._decide_due(schedule, at, found)
         except StoreError as error:
             self._log().warning("schedule %s is looked at again: %s", at.name, error)
+        except Exception as error:  # noqa: BLE001 - for one, no thread can be had: next time it may
+            self._log().error("schedule %s is looked at again", at.name, exc_info=error)
         finally:
             self._busy.discard(at.name)
 
     async def _due(self, schedule: Schedule, slot: int, now: int) -> Due | None:
         if now - slot > _LONG and self._env.threads:  # thousands of missed slots take their time
-            return await trio.to_thread.run_sync(due, schedule, slot, now)
+            limiter = trio.CapacityLimiter(1)  # others' hung threads must not take its place
+            return await trio.to_thread.run_sync(due, schedule, slot, now, limiter=limiter)
         return due(schedule, slot, now)
 
     async def _decide_due(self, schedule: Schedule, at: Standing, found: Due) -> None:
+        if found.slot in await self._store.ask(rows.decided_after(at.schedule, found.slot - 1)):
+            await self._recorder.write(rows.move(at, found.next_at))  # by a clock that was ahead
+            return
         run, times = self._env.new_id(), (found.slot, found.missed, found.next_at)
         claim = rows.claim_slot(at, times, run, self._env.now_us())
 
@@ -226,31 +255,36 @@ class Timetable:
             if ours:
                 self._log().info("schedule %s skips a slot: %s", schedule.name, decision.reason)
             return ours
+        reason = f"schedule {schedule.name} has started its next run (cancel_previous)"
+        room = rows.make_room(decision.cancel, reason, self._env.now_us())
         try:
             order = _order(schedule, self._settled(schedule.pipeline))
+            claim = evolve(claim, body=(*claim.body, *room))
             order = evolve(order, identifier=run, claim=claim)
             await self._runs.born(lambda: self._admission.accept(order, None))
         except (ClaimedError, RuntimeClosedError):
             return False  # another process decides about it, or this one when it is back
-        except UsageError as error:  # an item of a list; the run is there, and tells it as well
-            self._log().error("schedule %s: %s", schedule.name, error)
-        for other in decision.cancel:
-            self._nursery.start_soon(self._make_room, schedule, other, name="makes room")
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a user's items raise is the slot's own
+            self._log().error("schedule %s: %s", schedule.name, codec.words(error))
+            # Refused when the run is there: then that tells it.
+            await self._recorder.write(skipped(f"it could not be started: {codec.words(error)}"))
         return True
 
     async def _decision(self, schedule: Schedule) -> Fire | Skip:
         others = await self._store.ask(rows.open_runs(schedule.name))
         if len(others) >= schedule.active:  # they may be those of a process that has died
-            await self._look()
+            await self._settle_dead()
             others = await self._store.ask(rows.open_runs(schedule.name))
         return decide(schedule.overlap, schedule.active, [Open(*other) for other in others])
 
-    async def _make_room(self, schedule: Schedule, run: str) -> None:
-        reason = f"schedule {schedule.name} has started its next run (cancel_previous)"
-        try:
-            await self._cancel(run, reason)
-        except (UsageError, StoreError) as error:  # for one, it has ended and was pruned
-            self._log().warning("schedule %s: %s", schedule.name, error)
+    async def _settle_dead(self) -> None:
+        """Settle what dead processes left, once for all slots of the same moment."""
+        async with self._settling:
+            if self._env.monotonic() - self._settled_at > _LOOK:
+                await self._look()
+                self._settled_at = self._env.monotonic()
 
     def _log(self) -> RunLog:
         return RunLog(now=self._env.now_us)

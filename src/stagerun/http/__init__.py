@@ -63,8 +63,6 @@ __all__ = [
     "parse_retry_after",
 ]
 
-_TRUST: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that say where they are, other than in httpx's own collection."""
 
 Phase = Literal["connect", "write", "read-header", "read-body"]
 """How far a call has come. `connect` includes the look-up of the name and the TLS handshake."""
@@ -193,7 +191,7 @@ async def open_client(
         client = httpx.AsyncClient(
             base_url=base_url,
             headers=all_headers,
-            verify=await trio.to_thread.run_sync(_trusted, *map(os.environ.get, _TRUST)),
+            verify=await _trust(),
             timeout=None,  # noqa: S113 - one clock bounds a call as a whole: the scope in Client
             # The stages' workers bound the calls; a pool would let hung calls starve the others.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -204,6 +202,20 @@ async def open_client(
         raise _url_error("open_client", base_url) from None
     async with client:
         yield Client(client, total=total, max_bytes=max_bytes)
+
+
+async def _trust() -> ssl.SSLContext:
+    """Return what good certificates are told by; read beside the event loop, the first time."""
+    places = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+    if places not in _SEEN:
+        # With a place of its own: those that all share may be taken by threads that hang.
+        await trio.to_thread.run_sync(_trusted, *places, limiter=trio.CapacityLimiter(1))
+        _SEEN.add(places)
+    return _trusted(*places)
+
+
+_SEEN: Final = set[tuple[str | None, str | None]]()
+"""For which of them `_trusted` answers at once."""
 
 
 @cache

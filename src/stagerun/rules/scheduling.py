@@ -4,7 +4,7 @@ Invariant: each slot is fired, skipped, or counted among the missed ones of the 
 decided after it; and it is so once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
@@ -14,8 +14,6 @@ __all__ = ["Due", "Fire", "Open", "Skip", "decide", "due", "next_slot", "put_rig
 
 _COUNTED = 10_000
 """Missed slots of a cron that are counted one by one; beyond, so many are told at least."""
-_SET_BACK = 86_400_000_000
-"""Microseconds by which a slot may be later than it should, after a clock was set back."""
 _DAY = 86_400_000_000
 _IN_LINE = 100
 """Runs of a schedule that may wait for their turn; what comes on top of them is skipped."""
@@ -87,24 +85,29 @@ def _after_ages(schedule: Schedule, slot: int, now: int) -> Due:
         days *= 8
 
 
-def next_slot(schedule: Schedule, last: int | None, now: int) -> int:
-    """Return the next slot of a schedule that was paused; *last*: the one before that, if any.
+def next_slot(schedule: Schedule, now: int, decided: Collection[int]) -> int:
+    """Return the next slot of a schedule that was paused. *decided*: slots that do not come again.
 
-    A clock that was set back meanwhile lets none come twice, unless it had been far ahead.
+    They may lie ahead: a clock was set back.
     """
-    ahead = last is not None and now < last <= now + _SET_BACK
-    return schedule.after(last if ahead and last is not None else now)
+    return next(slot for slot in schedule.slots(now) if slot not in decided)
 
 
-def put_right(schedule: Schedule, slot: int, now: int) -> int | None:
-    """Return what the next slot must be instead, if a clock was far ahead when it was noted.
+def put_right(schedule: Schedule, slot: int, now: int, decided: Collection[int]) -> int | None:
+    """Return the slot that comes before *slot*, the next one as noted by a clock that was ahead.
 
-    A clock that is set back a little fires nothing twice: what it has fired it waits for.
+    None: there is none that has not been decided.
     """
-    if slot - now <= _SET_BACK:
-        return None
-    usual = schedule.after(now)
-    return usual if slot - usual > _SET_BACK else None
+    begin = now
+    if schedule.every is not None:
+        step = round(schedule.every * 1e6)
+        begin = slot - ((slot - now - 1) // step + 1) * step
+    for earlier in schedule.slots(begin):
+        if earlier >= slot:
+            return None
+        if earlier not in decided:
+            return earlier
+    raise AssertionError("a schedule has no last slot")
 
 
 def decide(overlap: Overlap, active: int, others: Sequence[Open]) -> Fire | Skip:

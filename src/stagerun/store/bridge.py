@@ -58,7 +58,9 @@ class AioThread:
         assert self._loop is not None  # noqa: S101 - made on entering
         self._loop.call_soon_threadsafe(self._loop.stop)
         with trio.CancelScope(shield=True):  # the loop stops at once; the join is bounded
-            await trio.to_thread.run_sync(self._thread.join, 5.0)
+            # With a place of its own: those that all share may be taken by threads that hang.
+            limiter = trio.CapacityLimiter(1)
+            await trio.to_thread.run_sync(self._thread.join, 5.0, limiter=limiter)
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         """Call *function* on the loop, from any thread; nothing before it is entered, or after."""

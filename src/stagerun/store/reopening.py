@@ -141,13 +141,13 @@ def adoptable(pipelines: Sequence[str], after: int) -> Question[list[tuple[int, 
     asked to cancel when their process was dead already, and nobody was left to hear it.
     """
     marks = ",".join("?" * len(pipelines))
+    # By status first: few runs stay interrupted, of all that were resumable or shared places.
     sql = f"""
         SELECT r.run, r.id FROM generations g
-        JOIN runs r ON r.run = g.run AND r.generation = g.generation
+        CROSS JOIN runs r ON r.run = g.run AND r.generation = g.generation
         JOIN stages s ON s.run = g.run AND s.generation = g.generation AND s.stage = 0
-        WHERE r.run IN (SELECT run FROM runs WHERE on_interrupt = 'resume' AND run > ?
-                        UNION SELECT run FROM runs WHERE concurrency_key IS NOT NULL AND run > ?)
-          AND g.status = 'interrupted' AND r.pipeline IN ({marks})
+        WHERE g.status = 'interrupted' AND g.run > ? AND r.pipeline IN ({marks})
+          AND (r.on_interrupt = 'resume' OR r.concurrency_key IS NOT NULL)
           AND (r.source != 'function' OR r.own_source)
           AND g.requested_at IS NULL
           AND CASE WHEN g.started_at IS NOT NULL
@@ -156,10 +156,10 @@ def adoptable(pipelines: Sequence[str], after: int) -> Question[list[tuple[int, 
                         OR r.source = 'stored' AND s.accepted = r.source_length END
           AND NOT EXISTS (SELECT 1 FROM requests q WHERE q.run = g.run
                           AND q.generation = g.generation AND q.kind = 'cancel')
-        ORDER BY r.run LIMIT 100"""  # noqa: S608 - only marks
+        ORDER BY g.run LIMIT 100"""  # noqa: S608 - only marks
 
     def ask(connection: sqlite3.Connection) -> list[tuple[int, str]]:
-        return connection.execute(sql, (after, after, *pipelines)).fetchall()
+        return connection.execute(sql, (after, *pipelines)).fetchall()
 
     return ask
 

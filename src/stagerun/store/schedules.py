@@ -1,5 +1,6 @@
 """Schedules on disk: who serves them, and the statements by which each slot is decided once."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Sequence
 
@@ -14,9 +15,11 @@ from stagerun.store.transaction import Statement, Unit
 __all__ = [
     "Standing",
     "claim_slot",
+    "decided_after",
     "declare",
+    "desert",
     "fire_asked",
-    "last_slot",
+    "make_room",
     "move",
     "open_runs",
     "pause",
@@ -47,6 +50,8 @@ class Standing:
     next_at: int | None
     """None: the next slot is to be told by whoever serves it."""
     paused: bool
+    abandoned: bool
+    """Whether the process that declared it so has ended."""
     asked: tuple[int, ...]
     """Triggers that nobody has taken yet, by the number of their slot."""
 
@@ -60,7 +65,7 @@ def timing(schedule: Schedule) -> tuple[str | None, int | None, str]:
 # -- serving --------------------------------------------------------------------------------------
 
 
-def declare(schedule: Schedule, next_at: int, now: int) -> Unit:
+def declare(schedule: Schedule, next_at: int, owner: int, now: int) -> Unit:
     """Return the unit that stores a schedule as it is declared now.
 
     Its next slot stays what it is, so that those missed meanwhile are told, unless its times are
@@ -70,7 +75,8 @@ def declare(schedule: Schedule, next_at: int, now: int) -> Unit:
     return Unit(
         Statement(
             "INSERT INTO schedules (name, pipeline, cron, every, zone, overlap, active, created_at,"
-            " next_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+            " next_at, declared_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET declared_by = excluded.declared_by,"
             " pipeline = excluded.pipeline, overlap = excluded.overlap, active = excluded.active,"
             " next_at = CASE WHEN cron IS excluded.cron AND every IS excluded.every"
             " AND zone = excluded.zone THEN next_at ELSE excluded.next_at END,"
@@ -86,8 +92,23 @@ def declare(schedule: Schedule, next_at: int, now: int) -> Unit:
                 schedule.active,
                 now,
                 next_at,
+                owner,
             ),
         )
+    )
+
+
+def desert(name: str, owner: int) -> Unit:
+    """Return the unit that says that a process serves a schedule no longer."""
+    return Unit(
+        None,
+        (
+            Statement(
+                "DELETE FROM schedule_owners WHERE owner = ?"
+                " AND schedule = (SELECT schedule FROM schedules WHERE name = ?)",
+                (owner, name),
+            ),
+        ),
     )
 
 
@@ -100,6 +121,7 @@ def serve(names: Collection[str], owner: int) -> Unit:
             Statement(
                 "DELETE FROM schedule_owners WHERE owner IN"
                 " (SELECT owner FROM owners WHERE ended_at IS NOT NULL)"
+                " OR owner NOT IN (SELECT owner FROM owners)"
             ),
             Statement(
                 "INSERT OR IGNORE INTO schedule_owners SELECT schedule, ? FROM schedules"  # noqa: S608 - marks only
@@ -123,28 +145,38 @@ def standing(names: Sequence[str]) -> Question[list[Standing]]:
         for first in range(0, len(names), _PER_QUESTION):
             part = names[first : first + _PER_QUESTION]
             rows = connection.execute(
-                "SELECT schedule, name, cron, every, zone, next_at, paused_at IS NOT NULL"  # noqa: S608 - marks only
+                "SELECT schedule, name, cron, every, zone, next_at, paused_at IS NOT NULL,"  # noqa: S608 - marks only
+                " NOT EXISTS (SELECT 1 FROM owners w WHERE w.owner = declared_by"
+                "             AND w.ended_at IS NULL)"
                 f" FROM schedules WHERE name IN ({', '.join('?' * len(part))})",
                 part,
             ).fetchall()
-            for number, name, cron, every, zone, next_at, paused in rows:
-                slots = tuple(asked.get(number, ()))
+            for number, name, cron, every, zone, next_at, paused, abandoned in rows:
                 found.append(
-                    Standing(number, name, (cron, every, zone), next_at, bool(paused), slots)
+                    Standing(
+                        number,
+                        name,
+                        (cron, every, zone),
+                        next_at,
+                        paused=bool(paused),
+                        abandoned=bool(abandoned),
+                        asked=tuple(asked.get(number, ())),
+                    )
                 )
         return found
 
     return ask
 
 
-def last_slot(schedule: int) -> Question[int | None]:
-    """Ask for the last slot of a schedule that came by itself."""
+def decided_after(schedule: int, moment: int) -> Question[frozenset[int]]:
+    """Ask which slots after a moment have been decided already: by a clock that was ahead."""
 
-    def ask(connection: sqlite3.Connection) -> int | None:
-        (at,) = connection.execute(
-            "SELECT max(at) FROM slots WHERE schedule = ? AND asked_by IS NULL", (schedule,)
-        ).fetchone()
-        return None if at is None else int(at)
+    def ask(connection: sqlite3.Connection) -> frozenset[int]:
+        rows = connection.execute(
+            "SELECT at FROM slots WHERE schedule = ? AND asked_by IS NULL AND at > ?",
+            (schedule, moment),
+        ).fetchall()
+        return frozenset(at for (at,) in rows)
 
     return ask
 
@@ -159,13 +191,30 @@ def open_runs(name: str) -> Question[list[tuple[str, bool]]]:
 
     def ask(connection: sqlite3.Connection) -> list[tuple[str, bool]]:
         rows = connection.execute(
-            "SELECT r.id, g.status FROM runs r JOIN generations g USING (run, generation)"
-            " WHERE r.concurrency_key = ? AND g.status IN ('queued', 'running') ORDER BY r.run",
+            # By status first: of all that a schedule has ever run, few are under way.
+            "SELECT r.id, g.status FROM generations g CROSS JOIN runs r"
+            " ON r.run = g.run AND r.generation = g.generation"
+            " WHERE g.status IN ('queued', 'running') AND r.concurrency_key = ? ORDER BY r.run",
             (place(name),),
         ).fetchall()
         return [(run, status == "queued") for run, status in rows]
 
     return ask
+
+
+def make_room(runs: Sequence[str], reason: str, now: int) -> tuple[Statement, ...]:
+    """Return the statements that ask runs to stop, in the transaction that starts the next one."""
+    body = json.dumps({"by": "their schedule", "reason": words(reason)})
+    return tuple(
+        Statement(
+            "INSERT INTO requests (run, generation, kind, body, asked_at)"
+            " SELECT g.run, g.generation, 'cancel', ?, ? FROM runs r"
+            " JOIN generations g USING (run, generation)"
+            " WHERE r.id = ? AND g.status IN ('queued', 'running')",
+            (body, now, run),
+        )
+        for run in runs
+    )
 
 
 # -- deciding: each statement changes a row that only one process can change ----------------------

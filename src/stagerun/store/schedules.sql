@@ -1,5 +1,4 @@
--- The second step of the schema: schedules. It adds, and changes nothing: programs that know only
--- the first step go on with the database.
+-- The second step of the schema: schedules. It adds, and changes nothing that the first one has.
 
 ALTER TABLE schema_steps ADD COLUMN needs INTEGER NOT NULL DEFAULT 1; -- the step that a program
                                          -- must know at least to work with a database that has it
@@ -14,6 +13,7 @@ CREATE TABLE schedules (
     overlap    TEXT NOT NULL CHECK (overlap IN ('skip', 'queue', 'cancel_previous')),
     active     INTEGER NOT NULL,             -- runs of it that may be under way at once
     created_at INTEGER NOT NULL,
+    declared_by INTEGER,                     -- the owner whose declaration this is
     next_at    INTEGER,                      -- the next slot; moved on in the transaction that
                                              -- decides about it. NULL: it was paused until now
     paused_at  INTEGER,

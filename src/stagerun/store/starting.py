@@ -168,8 +168,9 @@ def take_turn(
     Its guard counts the runs that hold one, and those that came before it and still wait.
     """
     others = (
-        "SELECT count(*) FROM runs r JOIN generations o ON o.run = r.run"
-        " AND o.generation = r.generation WHERE r.concurrency_key = ?"
+        # By status first: of the runs that ever had the key most have ended.
+        "SELECT count(*) FROM generations o CROSS JOIN runs r ON r.run = o.run"
+        " AND r.generation = o.generation WHERE r.concurrency_key = ?"
     )
     return Unit(
         Statement(
