@@ -114,3 +114,23 @@ def test_without_schedules_it_says_how_to_get_one(tmp_path: Path, capsys: Out) -
     assert call(["schedules", "--db", str(tmp_path / "runs.db")]) == 0
     assert "stagerun serve FILE.py:NAME" in capsys.readouterr().out
     assert call(["schedules", "--db", str(tmp_path / "none.db")]) == 2
+
+
+def test_a_schedule_that_nobody_serves_is_forgotten(database: str, capsys: Out) -> None:
+    assert call(["schedules", "forget", "often", "--db", database]) == 0
+    assert "often is forgotten" in capsys.readouterr().out
+    told = document(capsys, "--db", database)["schedules"]
+    assert [each["name"] for each in told] == ["nightly"]
+    assert call(["runs", "--db", database]) == 0
+    assert "doubles" in capsys.readouterr().out
+
+
+def test_a_schedule_that_is_served_is_not_forgotten(tmp_path: Path, capsys: Out) -> None:
+    async def serve() -> None:
+        path = tmp_path / "runs.db"
+        async with open_runtime(path, schedules=SCHEDULES):
+            forget = ["schedules", "forget", "often", "--db", str(path)]
+            assert await trio.to_thread.run_sync(call, forget) == 2
+
+    trio.run(serve)
+    assert "is served by a process" in capsys.readouterr().err

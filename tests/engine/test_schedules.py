@@ -215,7 +215,7 @@ async def test_a_schedule_can_be_triggered_at_any_time(bench: Bench) -> None:
 async def test_of_slots_and_triggers_alike_only_the_last_are_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stagerun.store.schedules._KEPT", 3)
+    monkeypatch.setattr("stagerun.store.slots._KEPT", 3)
     async with serving(Schedule("often", quick_pipeline(), every=3600)) as here:
         await here.runtime.pause_schedule("often")
         for _ in range(5):

@@ -52,6 +52,14 @@ def resume(name: Name, /, *, db: Database = DEFAULT, json: Json = False) -> int:
 
 
 @schedules.command
+def forget(name: Name, /, *, db: Database = DEFAULT, json: Json = False) -> int:
+    """Forget a schedule that no process serves any more, with its slots. Its runs stay."""
+    from stagerun.cli.scheduling import forget_schedule
+
+    return forget_schedule(db, name, as_json=json)
+
+
+@schedules.command
 def trigger(name: Name, /, *, db: Database = DEFAULT, json: Json = False) -> int:
     """Have its run started now, by a process that serves it, paused or not.
 

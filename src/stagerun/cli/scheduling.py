@@ -25,11 +25,17 @@ from stagerun.cli.terminal import (
     write_json,
 )
 from stagerun.engine.asking import Dialogue
-from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
+from stagerun.engine.triggering import (
+    ask_to_forget,
+    ask_to_pause,
+    ask_to_trigger,
+    ask_to_unpause,
+)
 from stagerun.store.schedulelist import schedule_document, schedule_list
 from stagerun.store.talk import talking
 
 __all__ = [
+    "forget_schedule",
     "list_schedules",
     "pause_schedule",
     "resume_schedule",
@@ -110,6 +116,16 @@ def resume_schedule(database: Path, name: str, *, as_json: bool) -> int:
     served = schedule["state"] != "unserved"
     next_ = f"next {_next(schedule)}" if schedule["next_at"] else "from now on slots come again"
     return _told(schedule, f"{name}: {next_ if served else 'no process serves it now'}", as_json)
+
+
+def forget_schedule(database: Path, name: str, *, as_json: bool) -> int:
+    """Forget a schedule that nobody serves.
+
+    Raises:
+        UsageError: There is no such schedule, or a process serves it.
+    """
+    schedule = _ask(database, name, ask_to_forget(name))
+    return _told(schedule, f"{name} is forgotten; the runs that it has started stay", as_json)
 
 
 def trigger_schedule(database: Path, name: str, *, as_json: bool) -> int:

@@ -24,7 +24,7 @@ from stagerun.logs import RunLog
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.rules.scheduling import Due, Fire, Open, Skip, decide, due, next_slot, put_right
-from stagerun.store import codec
+from stagerun.store import codec, slots
 from stagerun.store import schedules as rows
 from stagerun.store.driver import Store
 from stagerun.store.schedules import Standing
@@ -189,7 +189,7 @@ class Timetable:
     async def _put_right(self, at: Standing, slot: int, now: int) -> None:
         decided = await self._store.ask(rows.decided_after(at.schedule, now))
         better = put_right(self._schedules[at.name], slot, now, decided)
-        if better is not None and await self._recorder.write(rows.move(at, better)) is not None:
+        if better is not None and await self._recorder.write(slots.move(at, better)) is not None:
             words = "schedule %s: a clock was ahead, or was set back: its next slot is put right"
             self._log().warning(words, at.name)
 
@@ -206,7 +206,7 @@ class Timetable:
             now = self._env.now_us()
             if at.next_at is None:
                 decided = await self._store.ask(rows.decided_after(at.schedule, now))
-                await self._recorder.write(rows.move(at, next_slot(schedule, now, decided)))
+                await self._recorder.write(slots.move(at, next_slot(schedule, now, decided)))
             elif (found := await self._due(schedule, at.next_at, now)) is not None:
                 await self._decide_due(schedule, at, found)
         except StoreError as error:
@@ -224,13 +224,13 @@ class Timetable:
 
     async def _decide_due(self, schedule: Schedule, at: Standing, found: Due) -> None:
         if found.slot in await self._store.ask(rows.decided_after(at.schedule, found.slot - 1)):
-            await self._recorder.write(rows.move(at, found.next_at))  # by a clock that was ahead
+            await self._recorder.write(slots.move(at, found.next_at))  # by a clock that was ahead
             return
         run, times = self._env.new_id(), (found.slot, found.missed, found.next_at)
-        claim = rows.claim_slot(at, times, run, self._env.now_us())
+        claim = slots.claim_slot(at, times, run, self._env.now_us())
 
         def skipped(reason: str) -> Unit:
-            return rows.skip_slot(at, times, reason, self._env.now_us())
+            return slots.skip_slot(at, times, reason, self._env.now_us())
 
         if await self._act(schedule, run, claim, skipped) and found.missed:
             words = "schedule %s: nobody was there for %d slots before this one: it stands for them"
@@ -238,10 +238,10 @@ class Timetable:
 
     async def _decide_asked(self, schedule: Schedule, at: Standing, slot: int) -> None:
         run = self._env.new_id()
-        claim = rows.fire_asked(at, slot, run, self._env.now_us())
+        claim = slots.fire_asked(at, slot, run, self._env.now_us())
 
         def skipped(reason: str) -> Unit:
-            return rows.skip_asked(at, slot, reason, self._env.now_us())
+            return slots.skip_asked(at, slot, reason, self._env.now_us())
 
         await self._act(schedule, run, claim, skipped)
 
@@ -256,7 +256,7 @@ class Timetable:
                 self._log().info("schedule %s skips a slot: %s", schedule.name, decision.reason)
             return ours
         reason = f"schedule {schedule.name} has started its next run (cancel_previous)"
-        room = rows.make_room(decision.cancel, reason, self._env.now_us())
+        room = slots.make_room(decision.cancel, reason, self._env.now_us())
         try:
             order = _order(schedule, self._settled(schedule.pipeline))
             claim = evolve(claim, body=(*claim.body, *room))

@@ -8,7 +8,7 @@ from stagerun.errors import UsageError
 from stagerun.store import schedules
 from stagerun.store.schedulelist import asked_slot, schedule_document
 
-__all__ = ["ask_to_pause", "ask_to_trigger", "ask_to_unpause"]
+__all__ = ["ask_to_forget", "ask_to_pause", "ask_to_trigger", "ask_to_unpause"]
 
 _EVERY: Final = 0.05
 """Seconds between two looks at what has become of a trigger."""
@@ -62,3 +62,17 @@ def ask_to_unpause(name: str, nudge: Callable[[], None] = lambda: None) -> Dialo
     nudge()
     document: dict[str, Any] = yield schedule_document(name)
     return document
+
+
+def ask_to_forget(name: str) -> Dialogue[dict[str, Any]]:
+    """Forget a schedule that nobody serves, and its slots; return its last document.
+
+    Raises:
+        UsageError: There is no such schedule, or a process serves it.
+    """
+    document: dict[str, Any] = yield schedule_document(name)
+    if document["served_by"] == 0 and (yield schedules.forget(name)) is not None:
+        return document
+    raise UsageError(
+        f"schedule {name!r} is served by a process: take it out of the program first, or pause it"
+    )
