@@ -176,3 +176,11 @@ def test_a_run_that_waits_in_line_names_the_key_it_waits_for() -> None:
         "It is queued, and waits for a place of the key customer-7."
         " It begins when a run that holds one ends."
     )
+
+
+def test_a_run_that_waits_for_anothers_suspect_says_so() -> None:
+    told = conclusion(
+        facts(stage(), behind_suspects=True, source=Feeding(gives_up_in=1, place=PLACE))
+    )
+    assert told.startswith("Items that were under way when a process died are tried one at a time")
+    assert "waits for one of another run" in told

@@ -94,6 +94,8 @@ class Suspects:
     """Waits until nothing of the run is under way."""
     postpone: Callable[[float], None]
     """Moves the run's deadline by seconds that were waited for other runs."""
+    waits: bool = field(init=False, default=False)
+    """Whether it waits just now, for one of another run."""
     from_source: dict[int, Suspect] = field(init=False, factory=dict)
     """Those that only the source can give again, by position."""
 
@@ -154,10 +156,16 @@ class Suspects:
     @asynccontextmanager
     async def _quarantine(self) -> AsyncIterator[None]:
         """Have no other suspect of this process under way; the wait for it is not this run's."""
-        began = trio.current_time()
-        async with self.hub.quarantine:
+        began, self.waits = trio.current_time(), True
+        try:
+            await self.hub.quarantine.acquire()
+        finally:
+            self.waits = False
+        try:
             self.postpone(trio.current_time() - began)
             yield
+        finally:
+            self.hub.quarantine.release()
 
 
 def condemn(actor: StageActor, item: Item, suspect: Suspect) -> None:

@@ -46,6 +46,11 @@ class Crew:
         self._commit = trio.Event()
         """Set at the next commit."""
 
+    @property
+    def behind_suspects(self) -> bool:
+        """Whether a suspect of another run is tried alone, and one of this waits. Any thread."""
+        return self._suspects.waits
+
     # -- work -----------------------------------------------------------------------------------
 
     async def work(self) -> None:

@@ -87,6 +87,7 @@ def explain(actor: RunActor, held_by: Holdup | None = None) -> dict[str, Any]:
             for each in (() if actor.crew is None else tuple(actor.crew.stages))
         ),
         source=_source(None if actor.crew is None else actor.crew.source, now),
+        behind_suspects=actor.crew is not None and actor.crew.behind_suspects,
         store=_store(hub.recorder),
         survivors=tuple(str(survivor) for survivor in tuple(hub.survivors)),
         blocked=None if held_by is None else held_by.facts,

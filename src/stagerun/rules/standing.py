@@ -156,6 +156,8 @@ class RunFacts:
     stages: tuple[StageFacts, ...]
     source: Feeding | None
     store: StoreFacts
+    behind_suspects: bool = False
+    """Whether it waits until an item of another run has been tried alone, before one of its own."""
     survivors: tuple[str, ...] = ()
     blocked: Blocked | None = None
     stopping: Stopping | None = None

@@ -59,7 +59,7 @@ def _dues(facts: RunFacts) -> Iterator[tuple[float, str]]:
 
 def conclusion(facts: RunFacts) -> str:
     """Say what the run waits for, and what will end the wait."""
-    for look in (_at_the_loop, _in_line, _at_the_store, _at_the_stages, _at_the_source):
+    for look in _LOOKS:
         if (found := look(facts)) is not None:
             wait, end = found
             break
@@ -104,6 +104,13 @@ def _at_the_store(facts: RunFacts) -> _Wait | None:
     return None
 
 
+def _behind_suspects(facts: RunFacts) -> _Wait | None:
+    if not facts.behind_suspects:
+        return None
+    what = "Items that were under way when a process died are tried one at a time"
+    return f"{what}, and it waits for one of another run", None
+
+
 def _at_the_stages(facts: RunFacts) -> _Wait | None:
     """The narrowest place: the last stage with a queue that others wait for, else the longest."""
     crowded = [s for s in facts.stages if s.full and s.putters and (s.working or s.pausing)]
@@ -135,6 +142,17 @@ def _at_the_source(facts: RunFacts) -> _Wait | None:
     limit = source.gives_up_in
     end = None if limit is None else f"The source is given up {_in(limit)}"
     return f"It waits for the next item of its source{where}", end
+
+
+_LOOKS = (
+    _at_the_loop,
+    _in_line,
+    _at_the_store,
+    _behind_suspects,
+    _at_the_stages,
+    _at_the_source,
+)
+"""The first one that finds something tells it."""
 
 
 def _attempt(stage: StageFacts, working: Working) -> str:
