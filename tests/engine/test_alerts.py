@@ -10,6 +10,7 @@ import trio
 
 from stagerun import Pipeline, RunInterrupted, SettingError, UsageError, open_runtime, stage
 from stagerun.alerts import Alert, Alerts, Rule, ended, older, running
+from stagerun.engine.alerting import Alerting
 from stagerun.engine.culprit import Culprit
 from stagerun.engine.health import Health
 from stagerun.engine.sighting import Eyes
@@ -244,7 +245,8 @@ async def test_old_alerts_and_endings_of_pruned_runs_go() -> None:
         assert connection is not None
         # Somebody who has listened, and never comes back.
         connection.execute(
-            "INSERT INTO alert_books (name, ending, window) VALUES ('gone', 0, '{}')"
+            "INSERT INTO alert_books (name, ending, window, looked_at)"
+            f" VALUES ('gone', 0, '{{}}', {int(EPOCH * 1e6)})"
         )
         for _ in range(3):
             await bench.finish(PIPELINE, [1])
@@ -354,3 +356,114 @@ async def test_something_else_than_alerts_is_refused() -> None:
             alerts=print,  # type: ignore[arg-type]
         ):
             pass
+
+
+async def test_a_name_cannot_be_used_by_others_with_other_rules_while_it_is_served(
+    tmp_path: Any,
+) -> None:
+    box, path = Mailbox(), str(tmp_path / "runs.db")
+    async with opened(box, store=InlineStore(path)):
+        async with opened(box, store=InlineStore(path)):
+            pass  # the same may serve it, too
+        for sink, rules in ((box, (running(3),)), (Mailbox("other"), (ended(),))):
+            with pytest.raises(UsageError, match=r"Alerts\(\.\.\., name=\.\.\.\)"):
+                async with opened(sink, rules=rules, store=InlineStore(path)):
+                    pass
+        async with opened(Mailbox("other"), name="other", store=InlineStore(path)):
+            pass
+    async with opened(Mailbox("other"), store=InlineStore(path)):
+        pass  # nobody serves it any more: it is taken over
+
+
+async def test_several_alerts_tell_each_their_own() -> None:
+    failed, all_of_them = Mailbox("a"), Mailbox("b")
+    several = (
+        Alerts([failed], rules=[ended("failed")], name="a"),
+        Alerts([all_of_them], rules=[ended()], name="b"),
+    )
+    store = InlineStore(":memory:")
+    async with open_runtime(store=store, env=virtual_env(), alerts=several) as runtime:
+        bench = Bench(runtime, store)
+        await bench.finish(PIPELINE, [1])
+        await bench.finish(PIPELINE, [-1])
+        await all_of_them.holds(2)
+        await failed.holds(1)
+    assert len(failed.got) == 1
+    with pytest.raises(UsageError, match="two Alerts are named 'a'"):
+        async with open_runtime(store=store, env=virtual_env(), alerts=[several[0]] * 2):
+            pass
+
+
+async def test_an_error_whose_text_raises_is_a_try_that_has_failed() -> None:
+    class OddError(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+        @property
+        def retry_after(self) -> float:
+            raise ValueError
+
+    def bad(alert: Alert) -> None:
+        raise OddError
+
+    box = Mailbox()
+    async with opened(bad, box) as bench:
+        for count in (1, 2):
+            await bench.finish(PIPELINE, [1])
+            await box.holds(count)
+        await trio.sleep(1)
+        ((error,),) = bench.sql("SELECT DISTINCT error FROM alerts WHERE sink = 'bad'")
+        assert "whose text raises ValueError" in error
+
+
+async def test_alerts_go_on_after_a_defect_has_ended_their_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    box = Mailbox()
+    async with opened(box) as bench:
+        await bench.finish(PIPELINE, [1])
+        await box.holds(1)
+
+        def broken(self: Alerting, *_: Any) -> list[str]:
+            monkeypatch.undo()
+            raise RuntimeError("a defect")
+
+        monkeypatch.setattr(Alerting, "_goes_on", broken)
+        await trio.sleep(3)
+        await bench.finish(PIPELINE, [1])
+        await box.holds(2, within=20)
+
+
+async def test_what_waits_for_a_sink_that_is_no_more_is_given_up_in_time(tmp_path: Any) -> None:
+    path, caught = str(tmp_path / "runs.db"), Mailbox("old", fails=1000)
+    async with opened(caught, store=InlineStore(path)) as bench:
+        await bench.finish(PIPELINE, [1])
+        await trio.sleep(2)
+    async with opened(Mailbox("new"), store=InlineStore(path), give_up_after=100.0) as bench:
+        await trio.sleep(110)
+        (row,) = bench.sql("SELECT given_up_at IS NOT NULL FROM alerts WHERE sink = 'old'")
+        assert row == (1,)
+
+
+async def test_old_news_is_not_told_and_a_name_that_nobody_serves_is_forgotten(
+    tmp_path: Any,
+) -> None:
+    box, other, path = Mailbox(), Mailbox(), str(tmp_path / "runs.db")
+    async with opened(box, store=InlineStore(path)):
+        pass
+    async with opened(other, name="other", store=InlineStore(path)) as bench:
+        await bench.finish(PIPELINE, [1])
+        await other.holds(1)
+        connection = bench.store._connection
+        assert connection is not None
+        connection.execute("UPDATE generations SET finished_at = finished_at - 86400000000 * 2")
+    async with opened(box, store=InlineStore(path)) as bench:
+        await trio.sleep(10)
+        assert not box.got
+    async with opened(other, name="other", store=InlineStore(path)) as bench:
+        connection = bench.store._connection
+        assert connection is not None
+        connection.execute("UPDATE alert_books SET looked_at = 0")
+        await bench.runtime.prune(runs=None, days=1)
+        assert bench.sql("SELECT name FROM alert_books") == [("other",)]
+        assert bench.sql("SELECT count(*) FROM endings") == [(0,)]

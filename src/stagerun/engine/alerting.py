@@ -27,12 +27,13 @@ from stagerun.errors import StoreError, UsageError
 from stagerun.logs import RunLog
 from stagerun.model.alert import Alerts
 from stagerun.model.sights import Book, Sights, Window
-from stagerun.rules.alerting import look
+from stagerun.rules.alerting import fingerprint, look
 from stagerun.rules.liveness import Thresholds
 from stagerun.rules.notices import Notice
 from stagerun.store import alerts as stored
 from stagerun.store import outbox
 from stagerun.store.beside import Access, Beside, Within
+from stagerun.store.codec import error_name, words
 from stagerun.store.driver import Store
 from stagerun.store.outbox import Parcel
 from stagerun.store.transaction import Unit
@@ -45,6 +46,12 @@ _EVERY: Final = 1.0
 """Seconds between two looks."""
 _DOUBT: Final = 0.5
 """The same while something has been seen once that may not last."""
+_AGAIN: Final = 5.0
+"""Seconds after a defect that has ended its loop until it is begun again."""
+_SIGN: Final = 3600.0
+"""Seconds between two signs that a name is served: retention forgets those that nobody serves."""
+_BAD_TRY: Final = 60.0
+"""Seconds until the next try after a defect in a delivery."""
 _PATIENCE: Final = 0.25
 """Seconds for which a look waits for the write lock."""
 _SAID_AFTER: Final = 5.0
@@ -73,8 +80,6 @@ class Alerting:
         *,
         owner: Callable[[], int],
     ) -> None:
-        if not isinstance(alerts, Alerts):
-            raise UsageError(f"alerts takes Alerts([...]), got {alerts!r}")
         self._alerts = alerts
         self._recorder = recorder
         self._env = env
@@ -91,6 +96,9 @@ class Alerting:
         self._scope = trio.CancelScope(shield=True)
         self._over = trio.Event()
         self._opened = self._leaving = False
+        self._signed = (0, 0.0)
+        """As which owner it last said that it serves its name, and when; on ``Env.monotonic``. From
+        then on it belongs to the event loop of the alerts."""
         # Written by: the event loop of the alerts.
         self._host: trio.lowlevel.TrioToken | None = None
         self._eyes = Eyes(watch, recorder, env, owner=owner, limits=self._limits)
@@ -113,7 +121,13 @@ class Alerting:
 
     async def open(self, floor: trio.Nursery) -> None:
         """Listen from now on; what has ended before is not told."""
-        await self._recorder.write(stored.begin(self._alerts.name))
+        if await self._recorder.write(self._sign()) is None:
+            name = self._alerts.name
+            raise UsageError(
+                f"another process tells alerts named {name!r} from this database, by other rules or"
+                " to other sinks, and they would take each other's: give the second one a name of"
+                " its own: Alerts(..., name=...)"
+            )
         self._opened = True
         floor.start_soon(self._run, name=f"alerts {self._alerts.name}")
 
@@ -133,25 +147,42 @@ class Alerting:
     async def _run(self) -> None:
         try:
             with self._scope:
-                if self._env.threads:
-                    await trio.to_thread.run_sync(
-                        trio.run,
-                        self._serve,
-                        abandon_on_cancel=True,
-                        limiter=trio.CapacityLimiter(1),
-                        thread_name="stagerun-alerts",
-                    )
-                else:
-                    await self._serve()
-        except Exception as error:  # noqa: BLE001 - a defect: no run shall end for it
-            self._log.error("alerts have stopped", exc_info=error)
+                while not await self._served():  # noqa: ASYNC110 - a pause, not a wait for something
+                    await trio.sleep(_AGAIN)
         finally:
             self._over.set()
+
+    async def _served(self) -> bool:
+        """Serve until it is left; return whether it was, and not ended by a defect before."""
+        try:
+            if self._env.threads:
+                await trio.to_thread.run_sync(
+                    trio.run,
+                    self._serve,
+                    abandon_on_cancel=True,
+                    limiter=trio.CapacityLimiter(1),
+                    thread_name="stagerun-alerts",
+                )
+            else:
+                await self._serve()
+        except Exception as error:  # noqa: BLE001 - a defect: no run shall end for it
+            what = "alerts have stopped by a defect, and are begun again in %g s: %s"
+            self._log.error(what, _AGAIN, _told(error), exc_info=error)
+            return self._leaving
+        return True
+
+    def _sign(self) -> Unit:
+        """Return the unit that says that this owner serves the name."""
+        self._signed = self._owner(), self._env.monotonic()
+        now, what = self._env.now_us(), fingerprint(self._alerts)
+        return stored.begin(self._alerts.name, what, owner=self._signed[0], now=now)
 
     # -- the event loop of the alerts -------------------------------------------------------------
 
     async def _serve(self) -> None:
         """Look, each second and whenever something has been carried, until it is left."""
+        self._last, self._wake = trio.CancelScope(), trio.Event()
+        self._courier = Courier(self._alerts, self._env)
         self._host = trio.lowlevel.current_trio_token()
         if self._leaving:
             self._hear_leaving()
@@ -183,7 +214,7 @@ class Alerting:
             self._note(str(error))
             more = False
         except Exception as error:  # noqa: BLE001 - a defect: the next look may do
-            self._note(repr(error), error)
+            self._note(_told(error), error)
             more = False
         else:
             self._note(None)
@@ -197,13 +228,48 @@ class Alerting:
 
     async def _look(self, lanes: trio.Nursery) -> bool:
         await self._put_away()
+        await self._show()
         more = await self._raise()
         now = self._env.now_us()
         for parcel in await self._access.ask(outbox.due(self._alerts.name, self._idle(), now)):
             more = True
             if await self._access.write(outbox.claim(parcel, self._owner(), now)) is not None:
                 self._hand_over(parcel, lanes)
-        return more
+        return await self._give_up(now) or more
+
+    async def _show(self) -> None:
+        """Say that the name is served: now and then, and at once when this is another owner."""
+        owner, at = self._signed
+        if self._owner() in (0, owner) and self._env.monotonic() - at < _SIGN:
+            return
+        before = self._signed
+        try:
+            if await self._access.write(self._sign()) is None:
+                self._log.error("alerts named %r are told by another process, too, by other rules"
+                                " or to other sinks: give one a name of its own",
+                                self._alerts.name)  # fmt: skip
+        except BaseException:
+            self._signed = before
+            raise
+
+    async def _give_up(self, now: int) -> bool:
+        """Give up what is too old, whoever has it; return whether there may be more."""
+        name, before = self._alerts.name, self._oldest(now)
+        old = await self._access.ask(outbox.overdue(name, before, now))
+        if not old or await self._access.write(outbox.give_up(name, before, now)) is None:
+            return False
+        self._log.error(
+            "%d alerts named %s are given up, not delivered within %g s: %s",
+            sum(old.values()),
+            name,
+            self._alerts.give_up_after,
+            ", ".join(f"{count} by {sink}" for sink, count in sorted(old.items())),
+        )
+        return True
+
+    def _oldest(self, now: int) -> int:
+        """Return since when there is news: what is older is told to nobody any more."""
+        return now - int(self._alerts.give_up_after * 1e6)
 
     async def _raise(self) -> bool:
         """Raise what is to be raised; return whether there may be more."""
@@ -213,6 +279,7 @@ class Alerting:
                 self._alerts.name,
                 now,
                 self._limits,
+                since=self._oldest(now),
                 but=self._owner(),
                 under_way=self._looks_at_runs,
             )
@@ -259,7 +326,12 @@ class Alerting:
         lanes.start_soon(self._carry, parcel, name=f"carries alerts to {parcel.sink}")
 
     async def _carry(self, parcel: Parcel) -> None:
-        carried = await self._courier.carry(parcel)
+        try:
+            carried = await self._courier.carry(parcel)
+        except Exception as error:  # noqa: BLE001 - a defect: it counts as a try that has failed
+            what, at = _told(error), self._env.now_us() + int(_BAD_TRY * 1e6)
+            self._log.error("an alert did not go by %s for a defect: %s", parcel.sink, what)
+            carried = evolve(parcel, tries=parcel.tries + 1, next_try_at=at, error=what)
         self._unstored[carried.key] = carried
         del self._in_hand[parcel.sink]
         self._wake.set()
@@ -299,3 +371,8 @@ class Alerting:
         if not self._said and (defect is not None or now - self._since >= _SAID_AFTER):
             self._said = True
             self._log.warning("alerts wait, and are looked at again: %s", trouble, exc_info=defect)
+
+
+def _told(error: BaseException) -> str:
+    """Return what an error says, whatever it is made of."""
+    return f"{error_name(error)}: {words(error, 1_000)}"

@@ -12,7 +12,7 @@ from stagerun.errors import DeliveryError
 from stagerun.logs import RunLog
 from stagerun.model.alert import Alert, Alerts, Sink
 from stagerun.rules.alerting import pause_before
-from stagerun.store.codec import error_name, words
+from stagerun.store.codec import error_name, finite, words
 from stagerun.store.outbox import Parcel
 
 __all__ = ["Courier"]
@@ -31,10 +31,26 @@ class Courier:
         self._env = env
         self._sinks = {sink.name: sink for sink in alerts.sinks}
         self._threads = {name: trio.CapacityLimiter(_LEFT_BEHIND) for name in self._sinks}
+        self._hanging: set[str] = set()
+        """Sinks of which the log has been told that they get nothing more."""
 
     def has_room(self, sink: str) -> bool:
-        """Whether a sink may be tried: not too many of its threads hang."""
-        return self._threads[sink].available_tokens > 0
+        """Whether a sink that has nothing in hand may be tried: not too many of its threads hang.
+
+        When the last place is gone, the log is told.
+        """
+        if self._threads[sink].available_tokens > 0:
+            self._hanging.discard(sink)
+            return True
+        if sink not in self._hanging:
+            self._hanging.add(sink)
+            RunLog(now=self._env.now_us).error(
+                "alerts do not go by %s any more: %d of its calls hang. It gets the next one when"
+                " one of them comes back; look at what it waits for, or give it a timeout",
+                sink,
+                _LEFT_BEHIND,
+            )
+        return False
 
     async def carry(self, parcel: Parcel) -> Parcel:
         """Try to deliver; return the parcel as it stands then. What a sink raises is data."""
@@ -50,7 +66,7 @@ class Courier:
             jitter=self._env.jitter(),
             give_up_after=self._alerts.give_up_after,
         )
-        what = words(f"{error_name(error)}: {error}", 1_000)
+        what = f"{error_name(error)}: {words(error, 1_000)}"
         after = evolve(parcel, tries=tries, error=what)
         log, which = RunLog(now=self._env.now_us), (alert.id[:8], alert.summary)
         if pause is None:
@@ -116,5 +132,8 @@ async def _awaited(result: Awaitable[Any], limit: float) -> None:
 
 def _wish(error: BaseException) -> float | None:
     """Return how long the other side wants to be left alone, as far as the error tells."""
-    wish = getattr(error, "retry_after", None)
-    return float(wish) if isinstance(wish, int | float) and wish >= 0 else None
+    try:
+        wish = finite(getattr(error, "retry_after", None))
+    except BaseException:  # noqa: BLE001 - the user's property may raise anything: it is no wish
+        return None
+    return wish if wish is not None and wish >= 0 else None

@@ -28,7 +28,7 @@ async def open_runtime(
     *,
     pipelines: Iterable[Pipeline] = (),
     schedules: Iterable[Schedule] = (),
-    alerts: Alerts | None = None,
+    alerts: Alerts | Iterable[Alerts] | None = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator[Runtime]:
@@ -42,7 +42,8 @@ async def open_runtime(
         pipelines: What this program takes over when its process has gone: runs of theirs that were
             interrupted and say ``on_interrupt="resume"``, and runs that were waiting their turn.
         schedules: What this program runs by itself, at the times of a clock on the wall.
-        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``.
+        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``; several
+            have different names.
         env: The world as the engine sees it; for simulations.
         store: Another driver than aiosqlite; for simulations.
 

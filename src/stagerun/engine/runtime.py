@@ -26,7 +26,7 @@ from stagerun.engine.timetable import Timetable
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
-from stagerun.model.alert import Alerts
+from stagerun.model.alert import Alerts, several
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.offload.loop import AsyncioLoop
@@ -56,7 +56,7 @@ class Runtime:
         *,
         pipelines: Iterable[Pipeline] = (),
         schedules: Iterable[Schedule] = (),
-        alerts: Alerts | None = None,
+        alerts: Alerts | Iterable[Alerts] | None = None,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -99,10 +99,10 @@ class Runtime:
             settled=self._settled,
             look=self._household.look,
         )
-        self._alerting = None
-        if alerts is not None:
-            world = (store, recorder, env, self._household.watch)
-            self._alerting = Alerting(alerts, *world, owner=lambda: self._household.owner)
+        world = (store, recorder, env, self._household.watch)
+        self._alerting = [
+            Alerting(each, *world, owner=lambda: self._household.owner) for each in several(alerts)
+        ]
         self.closed = False
         """Whether all runs have ended and the owner's end is on disk: what is left is work that
         does not stop. Any thread."""
@@ -339,8 +339,8 @@ class Runtime:
     async def _open(self) -> None:
         await self._household.open()
         self._requests.listen()
-        if self._alerting is not None:
-            await self._alerting.open(self._floor)
+        for alerting in self._alerting:
+            await alerting.open(self._floor)
         await self._timetable.open(self._floor)
 
     async def _shut_down(self) -> None:
@@ -355,8 +355,9 @@ class Runtime:
         if self._runs.unborn_or_alive:  # their work has stopped: they wait for the database
             self._store.give_up()
             await self._runs.all_ended()
-        if self._alerting is not None:
-            await self._alerting.close()
+        async with trio.open_nursery() as nursery:
+            for alerting in self._alerting:
+                nursery.start_soon(alerting.close)
         try:
             await self._household.close()
         except StoreError:

@@ -38,7 +38,7 @@ async def open_runtime(
     *,
     pipelines: Iterable[Pipeline] = (),
     schedules: Iterable[Schedule] = (),
-    alerts: Alerts | None = None,
+    alerts: Alerts | Iterable[Alerts] | None = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator["Runtime"]:

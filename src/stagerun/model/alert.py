@@ -10,7 +10,7 @@ from stagerun.errors import PolicyError, UsageError
 from stagerun.model.policy import number, whole
 from stagerun.model.status import Status
 
-__all__ = ["DEFAULT_RULES", "Alert", "Alerts", "Call", "Rule", "Sink"]
+__all__ = ["DEFAULT_RULES", "Alert", "Alerts", "Call", "Rule", "Sink", "several"]
 
 _KINDS: Final = ("ended", "stalled", "running", "older", "store_degraded", "loop_blocked")
 _ENDINGS: Final = frozenset(
@@ -210,3 +210,24 @@ class Alerts:
     def _deadline_is_short(self, _attribute: Any, value: float) -> None:
         if value > 60:
             raise PolicyError("Alerts.deadline", f"must be at most 60 seconds, got {value!r}")
+
+
+def several(given: Alerts | Iterable[Alerts] | None) -> tuple[Alerts, ...]:
+    """Return the alerts that somebody has given: none, one or several.
+
+    Raises:
+        UsageError: It is something else, or two have one name.
+    """
+    if given is None:
+        return ()
+    found = tuple(given) if isinstance(given, list | tuple) else (given,)
+    for each in found:
+        if not isinstance(each, Alerts):
+            raise UsageError(f"alerts takes Alerts([...]), or a list of them, got {each!r}")
+    names = [each.name for each in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"two Alerts are named {twice[0]!r}, and would take each other's:"
+            " give one of them another name=..."
+        )
+    return found

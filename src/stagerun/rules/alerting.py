@@ -4,6 +4,8 @@ Each look turns a `Book` and some `Sights` into the next book and what is raised
 book stored, with a compare and swap, has raised it; all others look again.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Final
 
@@ -13,7 +15,7 @@ from stagerun.model.alert import Alerts
 from stagerun.model.sights import Book, Sights, Window
 from stagerun.rules.notices import Notice, notices
 
-__all__ = ["Look", "look", "pause_before"]
+__all__ = ["Look", "fingerprint", "look", "pause_before"]
 
 _WINDOW: Final = 60_000_000
 _SORTS: Final = 20
@@ -54,6 +56,22 @@ def look(book: Book, sights: Sights, alerts: Alerts) -> Look:
         episodes = {key: seen for key, seen in episodes.items() if now - seen <= quiet}
     ending = book.ending if sights.ending is None else sights.ending
     return Look(evolve(book, ending=ending, window=window, episodes=episodes), tuple(raised))
+
+
+def fingerprint(alerts: Alerts) -> str:
+    """Return what is equal for alerts that can stand in for each other: rules and sinks' names."""
+    rules = [
+        [
+            rule.kind,
+            sorted(rule.statuses),
+            float(rule.limit),
+            rule.pipeline or "",
+            sorted(rule.labels.items()),
+        ]
+        for rule in alerts.rules
+    ]
+    text = json.dumps([sorted(rules), sorted(sink.name for sink in alerts.sinks)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def pause_before(

@@ -10,7 +10,7 @@ from attrs import evolve
 from stagerun.model.sights import Blocked, Book, RunSeen, Sights, Window
 from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
-from stagerun.store.outbox import Parcel, keep
+from stagerun.store.outbox import SWEEP, Parcel, keep
 from stagerun.store.transaction import Statement, Unit
 from stagerun.store.verdicts import Looks, Place
 
@@ -22,22 +22,35 @@ _LATE: Final = 1_000_000
 """Microseconds without a sign of life of an event loop from which on a process is looked at."""
 
 
-def begin(name: str) -> Unit:
-    """Return the unit by which somebody listens from now on; refused when somebody does already.
+def begin(name: str, fingerprint: str, *, owner: int, now: int) -> Unit:
+    """Return the unit by which an owner serves a name from now on, or goes on serving it.
 
-    What has ended before is not told.
+    It is refused while another owner that lives serves it with another fingerprint. What has ended
+    before a name's first beginning is not told.
     """
+    living = "owner IN (SELECT owner FROM owners WHERE ended_at IS NULL)"
     return Unit(
         Statement(
-            "INSERT OR IGNORE INTO alert_books (name, ending, window)"
-            " SELECT ?, coalesce(max(seq), 0), '{}' FROM sqlite_sequence WHERE name = 'endings'",
-            (name,),
-        )
+            "INSERT INTO alert_books (name, ending, window, looked_at) SELECT ?1,"  # noqa: S608 - a constant
+            " (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'endings'), '{}', ?2"
+            " WHERE NOT EXISTS (SELECT 1 FROM alert_listeners"
+            f" WHERE name = ?1 AND owner <> ?3 AND fingerprint <> ?4 AND {living})"
+            " ON CONFLICT (name) DO UPDATE SET looked_at = excluded.looked_at",
+            (name, now, owner, fingerprint),
+        ),
+        (
+            Statement(f"DELETE FROM alert_listeners WHERE name = ? AND NOT {living}", (name,)),  # noqa: S608 - a constant
+            Statement(
+                "INSERT OR REPLACE INTO alert_listeners (name, owner, fingerprint)"
+                " VALUES (?, ?, ?)",
+                (name, owner, fingerprint),
+            ),
+        ),
     )
 
 
 def news(
-    name: str, now: int, limits: Thresholds, *, but: int, under_way: bool
+    name: str, now: int, limits: Thresholds, *, since: int, but: int, under_way: bool
 ) -> Question[tuple[Book, Sights]]:
     """Ask for the book of a name, and for what is to be seen.
 
@@ -45,6 +58,7 @@ def news(
         name: Of the alerts; they have begun.
         now: The time of the look.
         limits: From when on a run is called stalled.
+        since: What has ended before is old news, and left out.
         but: The owner whose own event loop is not to be looked at.
         under_way: Whether the runs under way are looked at, too.
     """
@@ -52,10 +66,12 @@ def news(
     def ask(connection: sqlite3.Connection) -> tuple[Book, Sights]:
         book, looks = _book(connection, name), Looks(connection, limits)
         ended = connection.execute(
-            "SELECT ending, run, generation FROM endings WHERE ending > ? ORDER BY ending LIMIT ?",
+            "SELECT ending, run, generation, g.finished_at"
+            " FROM endings LEFT JOIN generations g USING (run, generation)"
+            " WHERE ending > ? ORDER BY ending LIMIT ?",
             (book.ending, _ENDINGS),
         ).fetchall()
-        seen = [_ended(connection, run, generation) for _, run, generation in ended]
+        seen = [_ended(connection, *place) for _, *place, at in ended if at and at >= since]
         return book, Sights(
             now=now,
             ended=[run for run in seen if run is not None],  # of None nothing is left: pruned
@@ -79,7 +95,7 @@ def turn(name: str, before: Book, after: Book, raised: Sequence[Parcel]) -> Unit
             (after.ending, json.dumps(window), name, before.version),
         ),
         (
-            Statement("DELETE FROM endings WHERE ending <= (SELECT min(ending) FROM alert_books)"),
+            SWEEP,
             *(
                 Statement("DELETE FROM alert_episodes WHERE name = ? AND key = ?", (name, key))
                 for key in gone

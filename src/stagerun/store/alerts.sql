@@ -7,7 +7,17 @@ CREATE TABLE alert_books (
     name     TEXT PRIMARY KEY,
     version  INTEGER NOT NULL DEFAULT 0,
     ending   INTEGER NOT NULL,               -- the last one of endings that it has looked at
-    window   TEXT NOT NULL                   -- JSON: since when is counted, and what: told and held
+    window   TEXT NOT NULL,                  -- JSON: since when is counted, and what: told and held
+    looked_at INTEGER NOT NULL               -- when somebody has served it last, within an hour
+) STRICT, WITHOUT ROWID;
+
+-- Which owners serve a name, and as what: a digest of their rules and of the names of their sinks.
+-- Those that live have the same one. Rows of owners that have ended mean nothing.
+CREATE TABLE alert_listeners (
+    name        TEXT NOT NULL REFERENCES alert_books,
+    owner       INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    PRIMARY KEY (name, owner)
 ) STRICT, WITHOUT ROWID;
 
 -- Generations that have ended, in the order in which their endings were committed, as long as
@@ -57,5 +67,7 @@ CREATE TABLE alerts (
     UNIQUE (id, sink)
 ) STRICT;
 CREATE INDEX alerts_open ON alerts (name, sink, next_try_at)
+    WHERE delivered_at IS NULL AND given_up_at IS NULL;
+CREATE INDEX alerts_waiting ON alerts (name, raised_at)
     WHERE delivered_at IS NULL AND given_up_at IS NULL;
 CREATE INDEX alerts_by_age ON alerts (raised_at);

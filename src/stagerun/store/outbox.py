@@ -7,6 +7,7 @@ dies in between leaves it to the next one. An alert can come twice by that, and 
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,7 +18,17 @@ from stagerun.model.alert import Alert
 from stagerun.store.driver import Question
 from stagerun.store.transaction import Statement, Unit
 
-__all__ = ["Parcel", "claim", "drop_outdated", "due", "keep", "outdated"]
+__all__ = [
+    "SWEEP",
+    "Parcel",
+    "claim",
+    "drop_outdated",
+    "due",
+    "give_up",
+    "keep",
+    "outdated",
+    "overdue",
+]
 
 _LEASE: Final = 120_000_000
 """Microseconds for which a claim holds, at most; a delivery takes half of it at most."""
@@ -76,11 +87,13 @@ def keep(parcel: Parcel) -> Statement:
 
 
 # A claim is void when its owner has ended, in time, and when a clock was set back.
-_CLAIMABLE: Final = f"""
-    delivered_at IS NULL AND given_up_at IS NULL AND next_try_at <= ?3
+_IDLE: Final = f"""
+    delivered_at IS NULL AND given_up_at IS NULL
     AND (claimed_until IS NULL OR claimed_until NOT BETWEEN ?3 AND ?3 + {_LEASE}
          OR claimed_by IN (SELECT owner FROM owners WHERE ended_at IS NOT NULL))
 """  # noqa: S608 - a constant
+_CLAIMABLE: Final = f"{_IDLE} AND next_try_at <= ?3"
+_OVERDUE: Final = f"name = ?1 AND raised_at < ?2 AND {_IDLE}"
 
 
 def due(name: str, sinks: Collection[str], now: int) -> Question[list[Parcel]]:
@@ -113,6 +126,38 @@ def claim(parcel: Parcel, owner: int, now: int) -> Unit:
     )
 
 
+def overdue(name: str, before: int, now: int) -> Question[dict[str, int]]:
+    """Ask how many deliveries of alerts that were raised *before* are still open, by their sinks.
+
+    Also of sinks that are no more; not of those that are under way.
+    """
+
+    def ask(connection: sqlite3.Connection) -> dict[str, int]:
+        sql = f"SELECT sink FROM alerts WHERE {_OVERDUE} LIMIT {_CHUNK}"  # noqa: S608 - constants
+        return dict(Counter(sink for (sink,) in connection.execute(sql, (name, before, now))))
+
+    return ask
+
+
+def give_up(name: str, before: int, now: int) -> Unit:
+    """Return the unit that gives those up; refused: another process has done so."""
+    old = f"SELECT alert FROM alerts WHERE {_OVERDUE} LIMIT {_CHUNK}"  # noqa: S608 - constants
+    why = "it could not be tried in time"
+    return Unit(
+        Statement(
+            f"UPDATE alert_books SET version = version WHERE name = ?1 AND EXISTS ({old})",  # noqa: S608 - constants
+            (name, before, now),
+        ),
+        (
+            Statement(
+                "UPDATE alerts SET given_up_at = ?3, error = coalesce(error, ?4),"  # noqa: S608 - constants
+                f" claimed_by = NULL, claimed_until = NULL WHERE alert IN ({old})",
+                (name, before, now, why),
+            ),
+        ),
+    )
+
+
 def _parcel(name: str, row: Sequence[Any]) -> Parcel:
     body, sink, tries, next_try_at, error, identifier, rule, raised_at = row
     try:
@@ -125,13 +170,15 @@ def _parcel(name: str, row: Sequence[Any]) -> Parcel:
 
 
 def outdated(before: int | None) -> Question[bool]:
-    """Ask whether something need not be kept: alerts raised *before*, and endings of pruned runs.
+    """Ask whether something need not be kept.
 
-    None: alerts are kept however old they are.
+    That are alerts raised *before*, names that nobody has served since, and endings of pruned runs
+    or that all have looked at. None: alerts and names are kept however old they are.
     """
 
     def ask(connection: sqlite3.Connection) -> bool:
-        sql = f"SELECT EXISTS ({_OLD_ALERTS}) OR EXISTS ({_OLD_ENDINGS})"
+        old = (_OLD_ALERTS, _OLD_BOOKS, _SEEN_ENDINGS, _OLD_ENDINGS)
+        sql = f"SELECT {' OR '.join(f'EXISTS ({each})' for each in old)}"
         return bool(connection.execute(sql, (before,)).fetchone()[0])
 
     return ask
@@ -143,11 +190,29 @@ def drop_outdated(before: int | None) -> Unit:
         None,
         (
             Statement(f"DELETE FROM alerts WHERE alert IN ({_OLD_ALERTS})", (before,)),  # noqa: S608 - a constant
+            *(
+                Statement(f"DELETE FROM {table} WHERE name IN ({_OLD_BOOKS})", (before,))  # noqa: S608 - constants
+                for table in ("alert_episodes", "alert_listeners", "alert_books")
+            ),
+            SWEEP,
             Statement(f"DELETE FROM endings WHERE ending IN ({_OLD_ENDINGS})"),  # noqa: S608 - a constant
         ),
     )
 
 
 _OLD_ALERTS: Final = f"SELECT alert FROM alerts WHERE raised_at < ?1 LIMIT {_CHUNK}"  # noqa: S608 - a constant
-# Where one that has listened does not come back, endings go with their runs.
-_OLD_ENDINGS: Final = "SELECT ending FROM endings WHERE run NOT IN (SELECT run FROM runs)"
+_OLD_BOOKS: Final = """
+    SELECT name FROM alert_books b WHERE looked_at < ?1
+    AND NOT EXISTS (SELECT 1 FROM alert_listeners l JOIN owners o ON o.owner = l.owner
+                    WHERE l.name = b.name AND o.ended_at IS NULL)
+"""
+# Where one that has listened does not come back, endings go with their runs, or with its book.
+_SEEN_ENDINGS: Final = f"""
+    SELECT ending FROM endings
+    WHERE ending <= coalesce((SELECT min(ending) FROM alert_books), {2**62}) LIMIT {_CHUNK}
+"""  # noqa: S608 - constants
+_OLD_ENDINGS: Final = f"""
+    SELECT ending FROM endings WHERE run NOT IN (SELECT run FROM runs) LIMIT {_CHUNK}
+"""  # noqa: S608 - constants
+SWEEP: Final = Statement(f"DELETE FROM endings WHERE ending IN ({_SEEN_ENDINGS})")  # noqa: S608 - a constant
+"""Deletes some of the endings that all have looked at."""

@@ -53,7 +53,8 @@ class Service:
             over when its process has gone.
         schedules: What this program runs by itself, at the times of a clock on the wall. Their
             pipelines may be started and resumed by name as well.
-        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``.
+        alerts: Who is told when runs end badly or stand still, see ``stagerun.alerts``; several
+            have different names.
         token: What whoever changes something must show as ``Authorization: Bearer TOKEN``; so must
             whoever reads from beyond this machine. None: ``STAGERUN_TOKEN``, else the one in the
             file ``DATABASE.token``, which is made when there is none.
@@ -77,7 +78,7 @@ class Service:
         *,
         pipelines: Iterable[Pipeline] = (),
         schedules: Iterable[Schedule] = (),
-        alerts: Alerts | None = None,
+        alerts: Alerts | Iterable[Alerts] | None = None,
         token: str | None = None,
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
