@@ -102,7 +102,10 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # whoever sent it was killed meanwhile
             found.got.put(Got(self.path, dict(self.headers), body))
             status = found.answers.pop(0) if found.answers else 200
             if status == 0:

@@ -86,10 +86,11 @@ def keep(parcel: Parcel) -> Statement:
     )
 
 
-# A claim is void when its owner has ended, in time, and when a clock was set back.
+# A claim is void when its owner has ended, in time, and when a clock was set back: by more than the
+# moment that lies between two processes' readings of it.
 _IDLE: Final = f"""
     delivered_at IS NULL AND given_up_at IS NULL
-    AND (claimed_until IS NULL OR claimed_until NOT BETWEEN ?3 AND ?3 + {_LEASE}
+    AND (claimed_until IS NULL OR claimed_until NOT BETWEEN ?3 AND ?3 + {2 * _LEASE}
          OR claimed_by IN (SELECT owner FROM owners WHERE ended_at IS NOT NULL))
 """  # noqa: S608 - a constant
 _CLAIMABLE: Final = f"{_IDLE} AND next_try_at <= ?3"
