@@ -21,6 +21,7 @@ from stagerun.alerts import (
     stalled,
     store_degraded,
 )
+from stagerun.alerts.webhook import Webhook
 from stagerun.errors import PolicyError, UsageError
 from stagerun.model.alert import DEFAULT_RULES
 from stagerun.model.sights import Blocked, Book, Degraded, RunSeen, Sights, Window
@@ -312,3 +313,21 @@ def test_functions_are_sinks_and_a_rule_may_stand_alone() -> None:
     given = Alerts([tell_somebody, Ready()], rules=stalled())
     assert [sink.name for sink in given.sinks] == ["tell_somebody", "ready"]
     assert given.rules == (stalled(),)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"secret": ""},
+        {"secret": b"TOPSECRETVAL"},
+        {"headers": {"Authorization": "Bearer TOPSECRETVAL\n"}},
+        {"headers": {"Authorization": "TOPSECRETVAL\u00e9"}},
+        {"headers": {"X-Key": 5}},
+        {"headers": {"X Key": "TOPSECRETVAL"}},
+        {"headers": "TOPSECRETVAL"},
+    ],
+)
+def test_what_a_webhook_cannot_send_is_refused_and_not_shown(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="webhook") as caught:
+        Webhook("https://alerts.example", **options)
+    assert "TOPSECRETVAL" not in str(caught.value)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -36,6 +37,25 @@ def _address(_owner: Any, _attribute: Any, value: Any) -> None:
         raise UsageError("the address of a webhook must begin with https:// or http://")
 
 
+def _secret(_owner: Any, _attribute: Any, value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise UsageError("the secret of a webhook must be text that is not empty: is it set?")
+
+
+def _headers(_owner: Any, _attribute: Any, value: Any) -> None:
+    """Refuse what cannot be sent now, without showing it: later an error would."""
+    if not isinstance(value, Mapping):
+        raise UsageError("the headers of a webhook must be a mapping of text to text")
+    for name, text in value.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise UsageError("a header of a webhook has a name that cannot be sent")
+        if not isinstance(text, str) or not re.fullmatch(r"[!-~]([ -~]*[!-~])?", text):
+            raise UsageError(
+                f"the header {name} of a webhook has a value that cannot be sent: it must be text"
+                " in ASCII, without a line's end or space around it"
+            )
+
+
 @frozen
 class Webhook:
     """Posts alerts as JSON. Whatever answers with 2xx has taken them.
@@ -48,8 +68,8 @@ class Webhook:
     """
 
     url: str = field(repr=False, validator=_address)
-    secret: str | None = field(kw_only=True, default=None, repr=False)
-    headers: Mapping[str, str] = field(kw_only=True, factory=dict, repr=False)
+    secret: str | None = field(kw_only=True, default=None, repr=False, validator=_secret)
+    headers: Mapping[str, str] = field(kw_only=True, factory=dict, repr=False, validator=_headers)
     name: str = field(kw_only=True, default="webhook")
 
     async def deliver(self, alert: Alert) -> None:

@@ -64,7 +64,12 @@ class Runtime:
         self._floor = floor
         self._shared = Shared(asyncio=AsyncioLoop(env.host_loop))
         self._runs = Runs(floor)
+        if not isinstance(schedules, Iterable):
+            raise UsageError(f"schedules takes a list of schedules, got {schedules!r}")
         schedules = tuple(schedules)
+        for schedule in schedules:
+            if not isinstance(schedule, Schedule):
+                raise UsageError(f"schedules takes schedules, got {schedule!r}")
         known = (*(schedule.pipeline for schedule in schedules), *pipelines)
         self._known = {pipeline.name: pipeline for pipeline in known}
         self._household = Household(
