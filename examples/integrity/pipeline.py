@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from attrs import frozen
 
 from examples.integrity.files import Row, State, state_of
@@ -80,11 +81,29 @@ def worth_another_try(error: Exception) -> bool:
     resource=open_client,
     least_ok=0.85,
 )
-async def pages(page: Page, ctx: Context) -> Any:
-    """Fetch a page; the next stage's annotation says what it must look like."""
+async def pages(page: Page, ctx: Context) -> Answer:
+    """Fetch a page; one that is not what was asked for fails, and is not tried again."""
     url = f"{page.address}/entities/{quote(page.entity, safe='')}/records"
     answer = await ctx.resource.get(url, {"page": page.number, "size": PAGE_SIZE})
-    return answer.json()
+    return answer_to(page, answer.json())
+
+
+def answer_to(page: Page, content: Any) -> Answer:
+    """Return what a site has answered.
+
+    Raises:
+        ValueError: It is not an answer to what it was asked for.
+    """
+    told = f"page {page.number} of {page.entity!r}"
+    try:
+        answer = msgspec.convert(content, Answer)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{told} is no page of records: {error}") from error
+    if answer.entity != page.entity:
+        raise ValueError(f"{told} was asked for, and the site gave one of {answer.entity!r}")
+    if answer.total < 0:
+        raise ValueError(f"{told} cannot be of {answer.total} records in all")
+    return answer
 
 
 @stage(workers=2, buffer=200)  # roomy: while pages wait here, no other page is tried again

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
-from examples.integrity.pipeline import check, pipeline, records, report
+from examples.integrity.pipeline import Answer, answer_to, check, pipeline, records, report
 from examples.integrity.site import Page, source
 from examples.integrity.vendor import BusyError, read_page
 from stagerun import Retry, stage
@@ -43,9 +43,9 @@ def one_entity(params: Mapping[str, Any] | None) -> AbstractAsyncContextManager[
     ),
     least_ok=0.85,
 )
-def pages(page: Page) -> Any:
+def pages(page: Page) -> Answer:
     """Fetch a page, and wait for it for as long as it takes."""
-    return read_page(page.address, page.entity, page.number)
+    return answer_to(page, read_page(page.address, page.entity, page.number))
 
 
 in_thread = pages.with_options(

@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=18)
     parser.add_argument("--folder", type=Path, help="for databases and logs; else one for now only")
     asked = parser.parse_args()
+    if asked.folder:
+        asked.folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         trio.run(incident, asked.folder or Path(folder), asked.jobs)
 

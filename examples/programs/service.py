@@ -12,6 +12,7 @@
 STAGERUN_DB and PROGRAMS_DB name the databases of the runs and of the programs.
 """
 
+import hashlib
 import os
 from typing import Annotated, Any
 
@@ -38,16 +39,27 @@ BODY = {
 async def generate(
     request: Request, idempotency_key: Annotated[str | None, Header()] = None
 ) -> dict[str, Any]:
-    """Start a job; asked again with the same Idempotency-Key, tell of the first one."""
+    """Start a job; asked again with the same Idempotency-Key, tell of the first one.
+
+    409: the key was used with another brief.
+    """
     try:
         brief = msgspec.json.decode(await request.body(), type=Brief)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise HTTPException(422, f"not a brief: {error}") from error
+    mark = hashlib.sha256(msgspec.json.encode(brief)).hexdigest()
+    labels = {"brief": mark}
     try:
-        run = await service.runtime.start(pipeline, [brief], key=idempotency_key, **JOB)
+        run = await service.runtime.start(
+            pipeline, [brief], key=idempotency_key, labels=labels, **JOB
+        )
     except UsageError as error:
         raise HTTPException(422, str(error)) from error
-    return told(await run.document())
+    found = await run.document()
+    if found["labels"].get("brief", mark) != mark:
+        why = f"Idempotency-Key was used for another brief, by job {run.id}: give a key of its own"
+        raise HTTPException(409, why)
+    return told(found)
 
 
 @app.get("/api/programs/jobs/{job}")

@@ -12,9 +12,10 @@ POST /api/chat/JOB {"question": ...}               an answer out of the data set
 
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import anyio
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Header, HTTPException, Request
 from fastapi.responses import RedirectResponse
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -46,20 +47,31 @@ class Start(BaseModel):
     """Seconds for which an agent is to block its event loop, to see that this goes on."""
 
 
+Key = Annotated[str | None, Header(pattern=r"^[!-~]{1,200}$")]
+
+
 class Question(BaseModel):
     question: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 @app.post("/api/provision/start", status_code=202)
-async def start(body: Start) -> dict[str, str]:
+async def start(body: Start, idempotency_key: Key = None) -> dict[str, str]:
+    """Start a job; asked again with the same Idempotency-Key, tell of the first one."""
+    key = idempotency_key or uuid4().hex
     params = {"block": body.block} if body.block else None
     labels = {"customer_url": body.customer_url}
     with anyio.move_on_after(BEGUN_WITHIN):
         run = await service.runtime.start(
-            pipeline, [body.customer_url], params=params, labels=labels
+            pipeline, [body.customer_url], params=params, labels=labels, key=key
         )
         return {"job_id": run.id, "status_url": f"/api/provision/status/{run.id}"}
-    raise HTTPException(503, "an agent blocks the others; see /api/provision/history for who it is")
+    blocked = (
+        f"not begun within {BEGUN_WITHIN:g} s, and it may still begin: an agent blocks the others;"
+        " see /api/provision/history for who it is. Repeat this with the header Idempotency-Key:"
+        f" {key} to be told of the same job"
+    )
+    detail = {"message": blocked, "idempotency_key": key}
+    raise HTTPException(503, detail, {"Idempotency-Key": key, "Retry-After": "5"})
 
 
 @app.get("/api/provision/status/{job}")

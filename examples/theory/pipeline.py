@@ -78,6 +78,11 @@ def settings(params: Mapping[str, Any] | None) -> dict[str, Any]:
     found = DEFAULTS | dict(params or {})
     if not isinstance(found["least"], int) or found["least"] < 0:
         raise ValueError(f"least is a number of categories from 0, not {found['least']!r}")
+    for name in ("folder", "store"):
+        text = str(found[name])  # a param that looks like a number is one
+        if not text.strip():
+            raise ValueError(f"{name} is empty: give a folder")
+        found[name] = text
     return found
 
 

@@ -1,5 +1,6 @@
 """The texts: which there are in a folder, what stands in one, and how it falls into fragments."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,14 @@ LONGEST_FRAGMENT: Final = 800
 class Interview:
     """One text of the folder."""
 
-    path: str
+    path: bytes
+    """As the system has it: a name on disk need not be UTF-8, and only bytes keep such a one."""
     name: str
-    """Its path within the folder."""
+    """Its path within the folder, printable: bytes that are not UTF-8 stand there as `\\xe9`."""
 
 
 def interviews_in(folder: Path) -> list[Interview]:
-    """Return the texts of a folder and of those in it, by name.
+    """Return the texts of a folder and of those in it, by name; links that lead out are left out.
 
     Raises:
         ValueError: There are none.
@@ -33,11 +35,15 @@ def interviews_in(folder: Path) -> list[Interview]:
     root = folder.expanduser().resolve()
     files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in SUFFIXES]
     found = [
-        Interview(str(file), file.relative_to(root).as_posix()) for file in files if file.is_file()
+        Interview(os.fsencode(file), _printable(file.relative_to(root).as_posix()))
+        for file in files
+        if file.is_file() and file.resolve().is_relative_to(root)
     ]
     if not found:
         kinds = " or ".join(sorted(SUFFIXES))
-        raise ValueError(f"{root} has no texts: give a folder with files that end in {kinds}")
+        raise ValueError(
+            f"{_printable(str(root))} has no texts: give a folder with files that end in {kinds}"
+        )
     return found
 
 
@@ -48,7 +54,7 @@ def text_of(interview: Interview) -> str:
         ValueError: It is empty, or too large to be an interview.
         OSError: It cannot be read.
     """
-    with Path(interview.path).open("rb") as file:
+    with Path(os.fsdecode(interview.path)).open("rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
         raise ValueError(f"{interview.name} is larger than {LARGEST} bytes: split it")
@@ -56,6 +62,10 @@ def text_of(interview: Interview) -> str:
     if not text:
         raise ValueError(f"{interview.name} is empty")
     return text
+
+
+def _printable(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def fragments_of(text: str) -> list[str]:

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from attrs import evolve
 
 from examples.integrity.files import Row, state_of
 from examples.integrity.pipeline import (
+    Answer,
+    answer_to,
     check,
     pages,
     pipeline,
@@ -16,6 +19,7 @@ from examples.integrity.pipeline import (
     worth_another_try,
 )
 from examples.integrity.service import installed_entities, running_service
+from examples.integrity.site import Page
 from stagerun import Counts, Pipeline, Result, Retry, open_runtime
 
 pytestmark = pytest.mark.real
@@ -145,6 +149,18 @@ def test_a_file_is_intact_changed_or_missing(tmp_path: Path) -> None:
     assert state(7, digest) == state(None, digest) == "intact"
     assert state(8, digest) == state(7, "0" * 64) == "changed"
     assert state(7, digest, tmp_path / "other") == "missing"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
+        assert state(None, digest, path) == "missing"
+
+
+def test_an_answer_that_is_not_the_page_asked_for_is_refused() -> None:
+    page = Page("http://there", "pip", 3)
+    well = {"entity": "pip", "total": 0, "records": [], "pages": 1}
+    assert answer_to(page, well) == Answer("pip", 0, [])
+    for wrong in ({"entity": "rich"}, {"total": -1}, {"records": None}):
+        with pytest.raises(ValueError, match="page 3 of 'pip'"):
+            answer_to(page, well | wrong)
 
 
 async def ended(folder: Path, params: dict[str, Any], pipeline: Pipeline = QUICK) -> Result:

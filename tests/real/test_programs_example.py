@@ -179,6 +179,9 @@ async def test_the_service_says_what_it_cannot_do(tmp_path: Path) -> None:
             for _ in range(3)
         ]
         assert len({answer.json()["job"] for answer in asked}) == 1
+        other = msgspec.json.encode(evolve(FIVE_WEEKS, weeks=4))
+        refused = await client.post("/api/programs/generate", content=other, headers=key)
+        assert (refused.status_code, asked[0].json()["job"] in refused.text) == (409, True)
         assert (await client.get("/api/health")).json()["status"] == "ok"
 
 

@@ -269,6 +269,24 @@ def test_the_service_answers_while_an_agent_blocks_and_names_the_line(tmp_path: 
         assert there.end(job)["status"] == "succeeded"
 
 
+def test_a_start_that_waits_too_long_says_so_and_a_repeat_finds_the_same_job(
+    tmp_path: Path,
+) -> None:
+    with site() as address, serving("service", tmp_path) as there:
+        blocking = there.start(address, block=26)
+        there.until(blocking, lambda status: status["verdict"] == "blocked")
+        refused = there.post("/api/provision/start", customer_url=address)
+        assert refused.status_code == 503
+        detail = refused.json()["detail"]
+        assert "may still begin" in detail["message"]
+        key = {"Idempotency-Key": detail["idempotency_key"]}
+        body = {"customer_url": address}
+        repeated = there.client.post("/api/provision/start", json=body, headers=key)
+        assert repeated.status_code == 202
+        assert there.end(repeated.json()["job_id"])["status"] == "succeeded"
+        assert len(there.get("/api/provision/history")["jobs"]) == 2
+
+
 def test_before_stops_answering_when_a_model_hangs_and_then_knows_nothing(tmp_path: Path) -> None:
     with site("--mark=hang") as address, models() as model:
         with serving("before", tmp_path, MODELS_ADDRESS=model) as there:

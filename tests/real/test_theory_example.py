@@ -231,6 +231,25 @@ async def test_texts_of_any_sort_are_read_and_those_that_cannot_be_are_lost(
     assert theory["lost"] == ["empty.txt"]
 
 
+async def test_a_name_that_is_no_utf8_is_printed_and_a_link_that_leads_out_is_left_out(
+    tmp_path, monkeypatch
+) -> None:
+    folder = tmp_path / "3"
+    folder.mkdir()
+    for name in (b"ann\xe9.txt", b"empty\xe9.txt"):
+        (folder / os.fsdecode(name)).write_text("The harbour froze." if name[0] == 97 else "")
+    (tmp_path / "secret.txt").write_text("What nobody is to read.")
+    (folder / "out.txt").symlink_to(tmp_path / "secret.txt")
+    monkeypatch.chdir(tmp_path)
+    async with running_models() as models, open_runtime(tmp_path / "runs.db") as runtime:
+        monkeypatch.setenv("MODELS_ADDRESS", models)
+        params = {"folder": 3, "store": 4, "least": 0}
+        result = await (await runtime.start(pipeline, params=params)).wait()
+    assert result.status == "succeeded", result.message
+    theory = theory_in(tmp_path / "4")
+    assert (theory["complete"], theory["lost"]) == ([r"ann\xe9.txt"], [r"empty\xe9.txt"])
+
+
 async def test_without_a_model_server_every_interview_fails_and_so_does_the_run(
     tmp_path, monkeypatch
 ) -> None:
@@ -282,6 +301,7 @@ def test_from_anywhere_it_runs_with_its_own_texts_and_its_own_model_server(tmp_p
     [
         ({"folder": "nowhere"}, "has no texts"),
         ({"leest": 3}, "unknown params ['leest']: there are folder, store, least"),
+        ({"folder": ""}, "folder is empty"),
         ({"least": "many"}, "least is a number of categories"),
     ],
 )
