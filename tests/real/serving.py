@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,13 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         """Send a signal; return exit status, standard output and standard error."""
         self.process.send_signal(number)
-        out, said = self.process.communicate(timeout=LONGEST)
-        return self.process.returncode, out, said
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        # Not communicate(): it does not know of lines that a readline() has read in advance.
+        with ThreadPoolExecutor(1) as pool:
+            said = pool.submit(self.process.stderr.read)
+            out = self.process.stdout.read()
+        return self.process.wait(LONGEST), out, said.result()
 
 
 def _read(answer: Any) -> Any:
