@@ -96,7 +96,7 @@ async def test_what_changes_something_needs_the_token_and_takes_no_body(tmp_path
 def test_while_a_stage_blocks_all_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triggering, "_TAKEN_WITHIN", 0.3)
+    monkeypatch.setattr(triggering, "_LOOKS", 5)
 
     @stage
     async def block(seconds: float) -> None:
