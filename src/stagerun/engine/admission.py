@@ -34,7 +34,7 @@ from stagerun.store import codec, frontier, questions
 from stagerun.store.driver import Store
 from stagerun.store.questions import KnownRun
 from stagerun.store.reopening import StoredRun, next_generation, stored_run
-from stagerun.store.starting import declared
+from stagerun.store.starting import declared, free_key
 
 __all__ = ["Admission", "Again", "AlreadyOpenError", "Changed", "ClaimedError"]
 
@@ -106,7 +106,8 @@ class Admission:
             known = None if order.key is None else await self._known(order, token)
             if known is not None:
                 return known
-            # The run of that key was pruned just now; or this owner has been ended by others.
+            # The run of that key was pruned just now, or never started whole; or this owner has
+            # been ended by others.
             await trio.sleep(_REGISTERS_WITHIN)
         else:
             raise StoreError(
@@ -142,6 +143,8 @@ class Admission:
         if known.id in self.runs:
             return self.runs[known.id]
         interrupted = known.ending is not None and known.ending.status is Status.INTERRUPTED
+        if interrupted and await self.recorder.write(free_key(key)) is not None:
+            return None  # its start was never answered: this one takes its place
         resumes = order.pipeline.on_interrupt == "resume" and not known.cancelled
         if interrupted and resumes:
             again = Again(pipeline=order.pipeline, joins=True)

@@ -138,8 +138,11 @@ class Suspects:
             actor.put_stored(suspect.item, encoded, superseded=False)
             await self.quiet()
 
-    async def from_source_alone(self, item: Item) -> bool:
-        """Run an item that the source gave again alone, if it is a suspect; False: it is none."""
+    async def from_source_alone(self, item: Item, give: Callable[[Item], None]) -> bool:
+        """Run an item that the source gave again alone, if it is a suspect; False: it is none.
+
+        *give*: puts it into the first stage's mailbox.
+        """
         suspect = self.from_source.get(item.number)
         if suspect is None:
             return False
@@ -149,7 +152,7 @@ class Suspects:
             return True
         await self.quiet()
         async with self._quarantine():
-            first.put(item)
+            give(item)
             await self.quiet()
         return True
 

@@ -4,6 +4,7 @@ The reader's own waking time counts, not anybody's wall clock: so neither a cloc
 machine that sleeps ends the run of a healthy process.
 """
 
+import math
 import os
 
 from stagerun.engine.env import Env
@@ -21,6 +22,10 @@ _TOGETHER = 12.0
 """
 
 
+_STUCK = 2.5
+"""Seconds for which a commit of one's own may be under way; longer, and the database is locked."""
+
+
 class Overdue:
     """Looks after what others have left without being dead for certain."""
 
@@ -33,6 +38,10 @@ class Overdue:
     async def look(self, owner: int) -> int:
         """Settle what has been left for long enough; return how many owners and runs that were."""
         now = self._env.monotonic()
+        if self._recorder.health().commit_lag > _STUCK:
+            # Nobody can write: whoever is silent, or has not put a deadline right, may want to.
+            self._patience.forget_before(math.inf)
+            return 0
         settled = await self._end_silent(owner, now) + await self._end_overdue(owner, now)
         self._patience.forget_before(now)
         return settled

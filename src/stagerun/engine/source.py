@@ -306,7 +306,7 @@ class SourceActor:
                 if keep:
                     self._keep(self._number, value)
                 else:
-                    self._give(self._number, value)
+                    self._give(Item(self._number, value))
                 if self._first.mailbox.full:
                     await self._first.mailbox.room()
         await hub.recorder.room()
@@ -323,17 +323,24 @@ class SourceActor:
                 fresh.append((number, value))
         self._hub.post(Post.ACCEPTED, len(fresh))
         for number, value in fresh:
-            if not await self._suspects.from_source_alone(Item(number, value)):
-                self._give(number, value)
+            again = Item(number, value)
+            again.repeated = True  # it may have begun, and made children, for all we know
+            if not await self._suspects.from_source_alone(again, self._give):
+                self._give(again)
             if self._first.mailbox.full:
                 await self._first.mailbox.room()
 
-    def _give(self, number: int, value: Any) -> None:
+    def _give(self, item: Item) -> None:
         """Give the first stage an item that a function can give again."""
-        if self._first.stage.value_type in (Any, type(value)):
-            self._first.put(Item(number, value))
-        else:
-            self._fit(number, value)
+        if self._first.stage.value_type in (Any, type(item.value)):
+            self._first.put(item)
+            return
+        try:
+            encoded = codec.encode(item.value)
+        except BaseException:  # noqa: BLE001 - not to be stored: it comes as it is, and may do
+            self._first.put(item)
+            return
+        self._first.put_encoded(item.number, encoded, repeated=item.repeated)
 
     def _keep(self, number: int, value: Any) -> None:
         """Store an accepted item that will not come again, and hand it to the first stage."""
@@ -356,15 +363,6 @@ class SourceActor:
             return
         row = (hub.ledger.run, 0, number, hub.ledger.generation, 0, number, None, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
-        self._first.put_encoded(number, encoded)
-
-    def _fit(self, number: int, value: Any) -> None:
-        """Give the first stage an item as its annotation asks for it."""
-        try:
-            encoded = codec.encode(value)
-        except BaseException:  # noqa: BLE001 - not to be stored: it comes as it is, and may do
-            self._first.put(Item(number, value))
-            return
         self._first.put_encoded(number, encoded)
 
 

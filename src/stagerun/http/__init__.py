@@ -5,12 +5,18 @@ Every failure of a call is one of these, and nothing of httpx leaves this module
     HttpError               has method, url, phase, retry_after
     ├── HttpTimeout         `total` passed; has limit and spent
     ├── HttpTooLarge        the decoded body outgrew `max_bytes`; has limit
-    ├── HttpConnectionError refused, reset, cut short, or not HTTP; has reason
+    ├── HttpConnectionError refused, reset, or cut short; has reason
+    │   ├── HttpProtocolError     what came is not HTTP, or cannot be decoded
+    │   └── HttpCertificateError  the peer is not who it should be
     ├── HttpStatusError     answered 400 or above; has status and content
     └── HttpUrlError        not a URL that can be called: no retry will help
 
 `retry_after` is what the peer asked for in seconds, or None, so a retry policy may read it from any
-exception. URLs are shown without user, password, query and fragment.
+exception; `worth_another_try` tells it which ones may go better later. URLs are shown without user,
+password, query and fragment.
+
+Redirects are answers like any other: nobody follows them. A GET that fails because the peer has
+closed a kept connection meanwhile goes over a fresh one, within the same `total`.
 
 When a scope around a call cancels it, `trio.Cancelled` passes through untouched; `PHASE` then still
 tells the task that made the call where it stood.
@@ -22,12 +28,10 @@ import os
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import cache
-from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any
 
 import trio
 from attrs import define, frozen
@@ -38,6 +42,7 @@ from stagerun.names import apart
 from stagerun.phase import PHASE
 
 try:
+    import h11
     import httpx
 except ModuleNotFoundError as error:
     raise ImportError(
@@ -47,12 +52,16 @@ except ModuleNotFoundError as error:
 
 from stagerun.http.bodies import Content, Inflater, raw_chunks
 from stagerun.http.retry_after import parse_retry_after
+from stagerun.http.steps import Phase, Steps
+from stagerun.http.trust import trust
 
 __all__ = [
     "PHASE",
     "Client",
+    "HttpCertificateError",
     "HttpConnectionError",
     "HttpError",
+    "HttpProtocolError",
     "HttpStatusError",
     "HttpTimeout",
     "HttpTooLarge",
@@ -61,11 +70,8 @@ __all__ = [
     "Response",
     "open_client",
     "parse_retry_after",
+    "worth_another_try",
 ]
-
-
-Phase = Literal["connect", "write", "read-header", "read-body"]
-"""How far a call has come. `connect` includes the look-up of the name and the TLS handshake."""
 
 
 @define
@@ -107,12 +113,22 @@ class HttpTooLarge(HttpError):  # noqa: N818 - named for what happened
 
 @define
 class HttpConnectionError(HttpError):
-    """The exchange broke: refused, reset, cut short, or not HTTP."""
+    """The exchange broke: refused, reset, cut short, or not what it should be."""
 
     reason: str
 
     def __str__(self) -> str:
         return f"{self.method} {self.url} broke off in {self.phase}: {self.reason}"
+
+
+@define
+class HttpProtocolError(HttpConnectionError):
+    """What came is not HTTP, contradicts itself, or cannot be decoded."""
+
+
+@define
+class HttpCertificateError(HttpConnectionError):
+    """The peer's certificate is expired, another host's, or nobody's whom this host trusts."""
 
 
 @define
@@ -137,6 +153,20 @@ class HttpUrlError(HttpError):
             f"{self.method} {self.url!r} is not an http:// or https:// URL: "
             "correct it, or give `open_client` a `base_url`"
         )
+
+
+def worth_another_try(error: BaseException) -> bool:
+    """Whether a call may go better later: for `Retry(on=worth_another_try)`.
+
+    Timeouts, broken connections, and the statuses 408, 425, 429 and 500 and above, 501 and 505
+    excepted. What is wrong with the request, the certificate or the answer stays wrong.
+    """
+    if isinstance(error, HttpStatusError):
+        # From a worker process an error comes without its status: then it gets the benefit.
+        status = getattr(error, "status", 503)
+        return status in {408, 425, 429} or (status >= 500 and status not in {501, 505})
+    final = HttpTooLarge | HttpUrlError | HttpProtocolError | HttpCertificateError
+    return isinstance(error, HttpError) and not isinstance(error, final)
 
 
 @frozen
@@ -191,7 +221,7 @@ async def open_client(
         client = httpx.AsyncClient(
             base_url=base_url,
             headers=all_headers,
-            verify=await _trust(),
+            verify=await trust(),
             timeout=None,  # noqa: S113 - one clock bounds a call as a whole: the scope in Client
             # The stages' workers bound the calls; a pool would let hung calls starve the others.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
@@ -202,26 +232,6 @@ async def open_client(
         raise _url_error("open_client", base_url) from None
     async with client:
         yield Client(client, total=total, max_bytes=max_bytes)
-
-
-async def _trust() -> ssl.SSLContext:
-    """Return what good certificates are told by; read beside the event loop, the first time."""
-    places = (os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-    if places not in _SEEN:
-        # With a place of its own: those that all share may be taken by threads that hang.
-        await trio.to_thread.run_sync(_trusted, *places, limiter=trio.CapacityLimiter(1))
-        _SEEN.add(places)
-    return _trusted(*places)
-
-
-_SEEN: Final = set[tuple[str | None, str | None]]()
-"""For which of them `_trusted` answers at once."""
-
-
-@cache
-def _trusted(_file: str | None, _folder: str | None) -> ssl.SSLContext:
-    """Return what good certificates are told by, one for all clients: it takes 0.05 s and more."""
-    return httpx.create_ssl_context()
 
 
 def _total_from_environment() -> float:
@@ -258,33 +268,41 @@ class Client:
             request = self._client.build_request(method, url, **content)
         except httpx.InvalidURL:
             raise _url_error(method, url) from None
-        request.stream = Content(request.content)
-        with _Call(method, _without_secrets(str(request.url))) as call, apart():
+        with Steps(method, _without_secrets(str(request.url))) as call, apart():
             request.extensions["trace"] = call.trace
             with trio.move_on_after(self._total):
-                return await self._exchange(call, request)
+                while True:  # as often as there are kept connections
+                    try:
+                        return await self._exchange(call, request)
+                    except HttpConnectionError:
+                        if not call.repeatable:
+                            raise
+                    call.begin()
             raise HttpTimeout(*call.where, limit=self._total, spent=trio.current_time() - began)
 
-    async def _exchange(self, call: "_Call", request: httpx.Request) -> Response:
+    async def _exchange(self, call: Steps, request: httpx.Request) -> Response:
         """Foreign errors become ours here and nowhere else."""
+        request.stream = Content(request.content)
         try:
             answer = await self._client.send(request, stream=True)
             wish = answer.headers.get("Retry-After")
             call.retry_after = parse_retry_after(wish, datetime.now(UTC))
             async with raw_chunks(answer) as chunks:
+                if {"content-length", "transfer-encoding"} <= answer.headers.keys():
+                    # Two answers to where it ends, and so to where the next one begins.
+                    both = "the answer has a length and is in chunks, too"
+                    raise HttpProtocolError(*call.where, reason=both)
                 inflater = Inflater(answer.headers.get("Content-Encoding", "identity"))
                 content = await self._read(call, chunks, inflater)
         except httpx.UnsupportedProtocol:
             raise _url_error(call.method, str(request.url)) from None
         except (httpx.RequestError, zlib.error) as error:
-            raise HttpConnectionError(*call.where, reason=_words(error)) from error
+            raise _kind(error)(*call.where, reason=_words(error)) from error
         if answer.status_code >= 400:
             raise HttpStatusError(*call.where, status=answer.status_code, content=content)
         return Response(call.url, answer.status_code, answer.headers, content)
 
-    async def _read(
-        self, call: "_Call", chunks: AsyncIterator[bytes], inflater: "Inflater"
-    ) -> bytes:
+    async def _read(self, call: Steps, chunks: AsyncIterator[bytes], inflater: "Inflater") -> bytes:
         body = bytearray()
         async for chunk in chunks:
             for piece in inflater.pieces(chunk):
@@ -296,56 +314,33 @@ class Client:
         return bytes(body)
 
 
-@define
-class _Call:
-    """How far one call has come; a context manager that publishes it as `PHASE`."""
-
-    method: str
-    url: str
-    phase: Phase = "connect"
-    retry_after: float | None = None
-
-    @property
-    def where(self) -> tuple[str, str, Phase, float | None]:
-        return self.method, self.url, self.phase, self.retry_after
-
-    def __enter__(self) -> Self:
-        PHASE.set(self.phase)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
-    ) -> None:
-        # A cancellation (or a group of them) leaves the phase for whoever cancelled.
-        if kind is None or issubclass(kind, Exception):
-            PHASE.set(None)
-
-    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
-        """Hear from httpcore of every step, as `connection.connect_tcp.started`."""
-        step, state = event.split(".")[-2:]
-        if state == "started" and step in _PHASE_OF_STEP:
-            self.phase = _PHASE_OF_STEP[step]
-            PHASE.set(self.phase)
+def _kind(error: BaseException) -> type[HttpConnectionError]:
+    """Return what it is for a retry policy: something that may pass, or something that is wrong."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
+        return HttpCertificateError
+    # A peer that leaves in the middle of its body is such an error of h11's, too; one that closes
+    # without an answer is none of h11's.
+    malformed = any(isinstance(cause, h11.RemoteProtocolError) for cause in causes)
+    cut = any(_CUT.search(str(cause)) for cause in causes)
+    if isinstance(error, zlib.error | httpx.DecodingError) or (malformed and not cut):
+        return HttpProtocolError
+    return HttpConnectionError
 
 
-_PHASE_OF_STEP: Final[dict[str, Phase]] = {
-    "connect_tcp": "connect",
-    "start_tls": "connect",
-    "send_request_headers": "write",
-    "send_request_body": "write",
-    "receive_response_headers": "read-header",
-    "receive_response_body": "read-body",
-}
+_CUT = re.compile("without sending complete message body")
 
 
 def _words(error: BaseException) -> str:
     """Return what the first one that says something has to say: a wrapped error often is silent."""
+    return next((str(cause) for cause in _causes(error) if str(cause)), type(error).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
-        if str(cause):
-            return str(cause)
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
 
 
 def _url_error(method: str, url: str) -> HttpUrlError:

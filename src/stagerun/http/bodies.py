@@ -20,7 +20,7 @@ async def raw_chunks(answer: httpx.Response) -> AsyncGenerator[AsyncIterator[byt
         # httpx nests generators, which are left to the garbage collector unless they run to their
         # end. With the connection closed under them they do, after what was read in advance.
         await answer.aclose()
-        with suppress(httpx.RequestError):
+        with suppress(httpx.RequestError, httpx.StreamClosed):  # the latter when nothing was read
             async for _ in chunks:
                 pass
 

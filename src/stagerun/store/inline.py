@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from stagerun.errors import StoreError
 from stagerun.store.driver import BEAT, Composer, Question, is_passing
 from stagerun.store.opening import connect
 from stagerun.store.owner import Identity, Liveness
@@ -62,13 +63,17 @@ class InlineStore:
     async def _commit(self, connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
         while True:
             try:
-                return execute(connection, transaction)
+                return self._execute(connection, transaction)
             except BROKEN_RULES:
                 return execute_apart(connection, transaction)
             except sqlite3.Error as error:
                 if not is_passing(error) or self._given_up:
                     raise
                 await trio.sleep(0.05)
+
+    def _execute(self, connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+        """Try a transaction once. A simulation raises here what a disk may say."""
+        return execute(connection, transaction)
 
     def claim(self, identifier: str) -> Identity | None:  # noqa: ARG002 - nobody else can open it
         """See ``Store.claim``."""
@@ -106,7 +111,8 @@ class InlineStore:
     async def ask(self, question: Question[T]) -> T:
         """See ``Store.ask``."""
         await trio.lowlevel.checkpoint()
-        assert self._connection is not None, "the store is not open"  # noqa: S101 - our own order
+        if self._connection is None:
+            raise StoreError(f"database {self.path} is not open any more")
         return question(self._connection)
 
     def give_up(self) -> None:

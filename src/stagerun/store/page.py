@@ -164,6 +164,10 @@ class Page:
         """Note that no commit waits."""
         self.times[_COMMIT_AT] = time.monotonic()
 
+    def suspects(self) -> list[tuple[int, int, int, int]]:
+        """Return what would be found in hand if the process died now: see ``suspects``."""
+        return _suspects(_view(bytes(self.numbers)))
+
     @property
     def last_tick(self) -> float:
         """The event loop's last sign of life."""
@@ -177,11 +181,14 @@ def read_page(path: Path) -> PageView | None:
     except OSError:
         return None
     try:
-        content = os.read(descriptor, SIZE)
+        return _view(os.read(descriptor, SIZE))
     except OSError:
         return None
     finally:
         os.close(descriptor)
+
+
+def _view(content: bytes) -> PageView | None:
     if len(content) < 8 * _HEAD:
         return None
     magic, version, slots, pid, tick, pulse, commit, epoch = _HEADER.unpack_from(content)
@@ -203,7 +210,10 @@ def suspects(path: Path) -> list[tuple[int, int, int, int]]:
     An item that was settled a moment before its death may be among them: whoever asks leaves out
     what has an outcome. A file that is short, strange or gone names nothing.
     """
-    view = read_page(path)
+    return _suspects(read_page(path))
+
+
+def _suspects(view: PageView | None) -> list[tuple[int, int, int, int]]:
     if view is None:
         return []
     return sorted({(each.run, each.generation, each.stage, each.item) for each in view.in_flight})

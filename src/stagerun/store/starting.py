@@ -18,6 +18,7 @@ __all__ = [
     "create_run",
     "declared",
     "end_queued",
+    "free_key",
     "more_items",
     "refused",
     "store_items",
@@ -118,6 +119,23 @@ def declared(stage: Stage) -> tuple[str, str, int, int, int | None]:
     """Return what a generation keeps of a stage: name, kind, version, workers and deadline."""
     deadline = None if stage.deadline is None else int(stage.deadline * 1e6)
     return stage.name, stage.kind.value, stage.version, stage.workers, deadline
+
+
+def free_key(request_key: str) -> Unit:
+    """Return the unit that lets a key be used again; refused unless its run was never started.
+
+    That is one whose process died while it stored the items: nobody was told that it exists, and
+    nobody can resume it. Whoever asks again with the same key means to start it.
+    """
+    return Unit(
+        Statement(
+            "UPDATE runs SET request_key = NULL WHERE request_key = ? AND source = 'stored'"
+            " AND generation = 1 AND EXISTS (SELECT 1 FROM generations g JOIN stages s"
+            " USING (run, generation) WHERE g.run = runs.run AND g.generation = 1 AND s.stage = 0"
+            " AND g.status = 'interrupted' AND s.accepted <> runs.source_length)",
+            (request_key,),
+        )
+    )
 
 
 def refused(unit: Unit, identifier: str, ending: Ending, now: int) -> Unit:
