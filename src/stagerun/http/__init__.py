@@ -306,9 +306,9 @@ class Client:
         body = bytearray()
         async for chunk in chunks:
             for piece in inflater.pieces(chunk):
-                body += piece
-                if len(body) > self._max_bytes:
+                if len(body) + len(piece) > self._max_bytes:
                     raise HttpTooLarge(*call.where, limit=self._max_bytes)
+                body += piece
                 await trio.lowlevel.checkpoint()  # a bomb must not hold the loop
         inflater.close()
         return bytes(body)

@@ -43,7 +43,7 @@ class Content(httpx.AsyncByteStream):
 class Inflater:
     """Decodes a body in pieces of bounded size, however much is packed into a chunk."""
 
-    _PIECE = 2**20
+    _PIECE = 2**17
     _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
     def __init__(self, encoding: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import define, frozen
 
-from stagerun import Pipeline
+from stagerun.model.pipeline import Pipeline
 from stagerun.testing.faults import CALM
 from stagerun.testing.machine import Process
 from stagerun.testing.simulation import BrokenPromiseError, Simulation, World

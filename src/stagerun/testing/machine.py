@@ -15,9 +15,12 @@ from typing import Any, Final, Protocol, TypeVar
 import trio
 from attrs import define, evolve, field
 
-from stagerun import Pipeline, Runtime, Schedule, open_runtime
 from stagerun.engine.env import Env
+from stagerun.engine.opening import open_runtime
+from stagerun.engine.runtime import Runtime
 from stagerun.errors import RuntimeClosedError, StoreError
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.store.transaction import Receipt, Transaction
 from stagerun.testing.mortal import ProcessDied, mortal
 from stagerun.testing.store import SimulatedStore

@@ -12,8 +12,10 @@ from typing import Any, Final
 import trio
 from attrs import define, field, frozen
 
-from stagerun import Pipeline, Runtime, Schedule
+from stagerun.engine.runtime import Runtime
 from stagerun.errors import UsageError
+from stagerun.model.pipeline import Pipeline
+from stagerun.model.schedule import Schedule
 from stagerun.model.status import Result
 from stagerun.store import codec
 from stagerun.testing.determinism import run_in_virtual_time
