@@ -138,9 +138,9 @@ def test_children_that_a_repeated_parent_gives_twice_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def forgetful(cls: type[Emitter], actor: Any, parent: Any) -> Emitter:
-        return cls(actor, parent, {})
+        return cls(actor, parent)
 
-    monkeypatch.setattr(Emitter, "open", classmethod(forgetful))
+    monkeypatch.setattr(Emitter, "reopen", classmethod(forgetful))
     with pytest.raises(BrokenPromiseError, match=r"killed before commit \d+"):
         crash_at_every_commit(TOTALS)
 

@@ -181,13 +181,12 @@ def _workers_of(desk: Desk) -> Workers:
 
 async def _fresh(desk: Desk, workers: Workers) -> WorkerProcess:
     """Start a process; that takes none of the attempt's time, and has a bound of its own."""
-    deadline, paused_at = desk.deadline, trio.current_time()
-    desk.pause()
+    began = trio.current_time()
     try:
-        return await workers.fresh()
+        with desk.paused():
+            return await workers.fresh()
     finally:
-        desk.resume(deadline, paused_at)
-        desk.started += trio.current_time() - paused_at
+        desk.started += trio.current_time() - began
 
 
 def _hear(desk: Desk, context: Context, frame: list[Any]) -> None:

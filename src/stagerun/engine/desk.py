@@ -1,7 +1,8 @@
 """One worker's place: what it has in hand, and the scope that its actor may cancel."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -238,14 +239,19 @@ class Desk:
         if self.bound != math.inf:
             self.bound = self.scope.deadline = math.inf
 
-    def pause(self) -> None:
-        """Stop the attempt's clock: its worker waits for room behind the stage."""
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the attempt's clock: what is waited for within is not the stage's doing."""
+        deadline, since = self.deadline, trio.current_time()
         self.rest()
         self.deadline = self.beat_at = math.inf
+        try:
+            yield
+        finally:
+            self._resume(deadline, trio.current_time() - since)
 
-    def resume(self, deadline: float, paused_at: float) -> None:
+    def _resume(self, deadline: float, waited: float) -> None:
         """Let the attempt's clock go on, later by the time that was waited."""
-        waited = trio.current_time() - paused_at
         self.deadline = self.bound = self.scope.deadline = deadline + waited
         self.beat()
         if self.ctx is not None:

@@ -26,21 +26,21 @@ class Emitter:
 
     actor: "StageActor"
     parent: Item
-    earlier: dict[Any, tuple[int, bytes]]
+    earlier: dict[Any, tuple[int, bytes]] = field(factory=dict)
     """Ident to number and fingerprint of what earlier attempts gave."""
     count: int = 0
     _seen: set[bytes] = field(factory=set)
 
     @classmethod
-    async def open(cls, actor: "StageActor", parent: Item) -> "Emitter":
-        """Begin; a repeated parent's earlier children are read back first."""
-        earlier: dict[Any, tuple[int, bytes]] = {}
+    async def reopen(cls, actor: "StageActor", parent: Item) -> "Emitter":
+        """Begin with a repeated parent: its earlier children are stored, and then read back.
+
+        That waits for the database, which is not the attempt's doing.
+        """
         hub = actor.hub
-        if parent.attempts > 1 or parent.repeated:
-            await hub.recorder.flush(hub.ledger)
-            question = frontier.children(hub.places[actor.index + 1], parent.number)
-            earlier = await hub.store.ask(question)
-        return cls(actor, parent, earlier)
+        await hub.recorder.flush(hub.ledger)
+        question = frontier.children(hub.places[actor.index + 1], parent.number)
+        return cls(actor, parent, await hub.store.ask(question))
 
     def emit(self, value: Any) -> None:
         """Store one child and hand it on. Raises what the codec raises for what it cannot store."""

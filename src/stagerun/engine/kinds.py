@@ -78,7 +78,11 @@ class ManyActor(EachActor):
     async def perform(self, desk: Desk) -> Any:
         """See ``StageActor.perform``. The clock stands still while there is no room behind."""
         parent = desk.items[0]
-        emitter = await Emitter.open(self, parent)
+        if parent.attempts > 1 or parent.repeated:
+            with desk.paused():
+                emitter = await Emitter.reopen(self, parent)
+        else:
+            emitter = Emitter(self, parent)
         context = {"ctx": desk.context()} if self.stage.wants_ctx else {}
         async with aclosing(self.stage.function(parent.value, **context)) as children:
             async for child in children:
@@ -87,10 +91,8 @@ class ManyActor(EachActor):
                 emitter.emit(child)
                 desk.beat()
                 if self.must_wait or emitter.count % _STREAK == 0:
-                    deadline, paused_at = desk.deadline, trio.current_time()
-                    desk.pause()
-                    await self.room_behind()
-                    desk.resume(deadline, paused_at)
+                    with desk.paused():
+                        await self.room_behind()
         emitter.close()
 
     def succeed(self, item: Item, value: Any, now: float) -> None:  # noqa: ARG002 - they went on

@@ -1,0 +1,164 @@
+"""What is really done, beside what the database says of it: the truth of a simulated time."""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from stagerun.testing.inspector import Inspector
+from stagerun.testing.machine import Machine, Process
+from tests.simulation.workloads import ATTEMPT, GRACE, Act
+
+__all__ = ["Truth"]
+
+_SLACK = 1.0
+"""Seconds that a thing may come late, beyond what is promised, on a machine that is well."""
+_LOOK = 5.0
+"""Seconds between two looks at other processes, as the engine has it."""
+
+
+@define(eq=False)
+class _Attempt:
+    life: object
+    process: Process
+    since: float
+    swallows: bool
+
+
+@define(eq=False)
+class Truth:
+    """Watches what stages do and what the processes ought to do about it."""
+
+    machine: Machine
+    inspector: Inspector
+    processes: Sequence[Process] = ()
+    workers: dict[str, int] = field(factory=dict)
+    """Of each stage, by its name and its pipeline's."""
+    cancelled: dict[str, int] = field(factory=dict)
+    """Generations whose cancellation the owner has heard of, by their run."""
+    told: dict[tuple[str, int], str] = field(factory=dict)
+    """Endings that somebody was told of, by run and generation."""
+    calls: int = 0
+    _under_way: dict[int, _Attempt] = field(factory=dict)
+    _by_stage: dict[tuple[object, str, str], int] = field(factory=dict)
+    _able_since: float = 0.0
+    _well_since: float = 0.0
+    _orphaned: dict[int, float] = field(factory=dict)
+    _connection: sqlite3.Connection | None = None
+    _caller: Process | None = None
+
+    def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Look into the database, as somebody who has nothing to do with stagerun."""
+        if self._connection is None:
+            self._connection = sqlite3.connect(self.machine.path, isolation_level=None)
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- as an observer of the machine ----------------------------------------------------------
+
+    def composed(self, process: Process) -> None:
+        """See ``Observer.composed``."""
+
+    def committed(self, process: Process, connection: sqlite3.Connection) -> None:
+        """See ``Observer.committed``."""
+
+    def called(self, process: Process, stage: str, value: Any) -> None:
+        """See ``Observer.called``: the stage's function begins right after this."""
+        self._caller = process
+
+    # -- what stages do -------------------------------------------------------------------------
+
+    @contextmanager
+    def attempt(self, ctx: Any, n: int, act: Act) -> Iterator[None]:
+        """See ``Ground.attempt``."""
+        self.calls += 1
+        process = self._caller
+        assert process is not None
+        where = f"run {ctx.run[:8]}, stage {ctx.stage}, item {ctx.item} ({n})"
+        self._check_begin(ctx, where)
+        attempt = _Attempt(process.life, process, trio.current_time(), act.how == "swallow")
+        self._under_way[id(attempt)] = attempt
+        place = (process.life, ctx.run, ctx.stage)
+        self._by_stage[place] = self._by_stage.get(place, 0) + (not attempt.swallows)
+        if self._by_stage[place] > self.workers[ctx.stage]:
+            self.inspector.violate(f"{where}: more at once than the stage has workers")
+        try:
+            yield
+        finally:
+            del self._under_way[id(attempt)]
+            self._by_stage[place] -= not attempt.swallows
+
+    def _check_begin(self, ctx: Any, where: str) -> None:
+        final = self.ask(
+            "SELECT i.generation FROM items i JOIN runs r USING (run) JOIN stages s"
+            " ON s.run = r.run AND s.generation = r.generation AND s.stage = i.stage"
+            " WHERE r.id = ? AND s.name = ? AND i.item = ? AND i.outcome IN (0, 4)",
+            ctx.run,
+            ctx.stage,
+            ctx.item,
+        )
+        if final:
+            self.inspector.violate(f"{where}: executed though its outcome was final on disk")
+        ((generation,),) = self.ask("SELECT generation FROM runs WHERE id = ?", ctx.run)
+        if self.cancelled.get(ctx.run) == generation:
+            self.inspector.violate(f"{where}: begun after its owner had heard of the cancellation")
+
+    # -- what processes ought to do -------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Look once a second, for ever."""
+        while True:
+            await trio.sleep(1)
+            self._look(trio.current_time())
+
+    def _look(self, now: float) -> None:
+        machine, processes = self.machine, self.processes
+        harmed = machine.harm and now - machine.harm[-1][0] < 1
+        store_ill = bool(machine.refusals) or machine.slowness > 0.1
+        if harmed or store_ill or not any(p.serving and not p.frozen for p in processes):
+            self._able_since = now
+        if harmed or store_ill or not all(p.serving and not p.frozen for p in processes):
+            self._well_since = now
+        self._look_at_attempts(now)
+        self._look_at_runs(now)
+
+    def _look_at_attempts(self, now: float) -> None:
+        for attempt in self._under_way.values():
+            begun = max(attempt.since, self._well_since)
+            here = attempt.process.life is attempt.life and attempt.process.serving
+            if here and not attempt.swallows and now - begun > 1.01 * ATTEMPT + GRACE + _SLACK:
+                self.inspector.violate(f"an attempt goes on {now - attempt.since:.1f} s, and is cut"
+                                       f" at {ATTEMPT} s")  # fmt: skip
+                attempt.since = now
+
+    def _look_at_runs(self, now: float) -> None:
+        open_runs = self.ask(
+            "SELECT g.run, g.generation, g.status, g.owner, o.inode, o.ended_at, g.deadline_at,"
+            " g.grace FROM generations g JOIN runs r USING (run, generation)"
+            " LEFT JOIN owners o ON o.owner = g.owner WHERE g.finished_at IS NULL"
+        )
+        for run, generation, status, owner, inode, ended_at, deadline_at, grace in open_runs:
+            where = f"run {run}, generation {generation} is {status}, and"
+            alive = ended_at is None and inode in self.machine.files
+            if alive:
+                self._orphaned.pop(owner, None)
+                late = self.machine.wall() - (deadline_at + grace) / 1e6
+                well = now - self._well_since > GRACE + self.machine.pace + _SLACK
+                if well and status == "running" and late > self.machine.pace + _SLACK:
+                    self.inspector.violate(f"{where} {late:.1f} s beyond its deadline and grace")
+                continue
+            since = max(self._orphaned.setdefault(owner, now), self._able_since)
+            if now - since > _LOOK * self.machine.pace + _SLACK:
+                self.inspector.violate(
+                    f"{where} its process has been dead for {now - since:.1f} s in which another"
+                    " one could have settled it"
+                )
+                self._orphaned[owner] = now
