@@ -36,6 +36,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def campaign(session: nox.Session) -> None:
+    """Do to stagerun what the world does: an hour or two, or what is asked for."""
+    session.install("-e", ".[test]")
+    session.run("python", "-m", "tests.campaign", *(session.posargs or ["--size", "release"]))
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure stagerun against hand-written code, in one run."""
     session.install("-e", ".")

@@ -9,6 +9,7 @@ another language are not run. Two comments help where a reader needs no help:
 """
 
 import contextlib
+import inspect
 import io
 import os
 import re
@@ -40,11 +41,13 @@ from stagerun import (
     Schedule,
     Stage,
     Status,
+    testing,
 )
 from stagerun.alerts import Alert, Alerts
 from stagerun.cli.commands import app
 from stagerun.model.status import Counts
 from stagerun.store.inline import InlineStore
+from stagerun.testing import cases, plugin, statemachine, strategies
 from tests.conftest import Bench, virtual_env
 
 ROOT = Path(__file__).parent.parent
@@ -153,6 +156,19 @@ def public(thing: type) -> list[str]:
 @pytest.mark.parametrize("name", stagerun.__all__)
 def test_every_public_name_is_in_the_reference(name: str) -> None:
     assert re.search(rf"(?:`@?|^#+ .*){name}\b", REFERENCE, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("module", [testing, cases, statemachine, strategies])
+def test_every_public_name_for_tests_is_in_the_reference(module: types.ModuleType) -> None:
+    listed = {re.split(r"\W", name)[0] for name in rows("Testing")}
+    assert {*module.__all__} <= listed
+
+
+def test_every_fixture_and_option_of_the_plugin_is_in_the_reference() -> None:
+    for name in plugin.__all__:
+        assert f"`{name}`" in section("Testing"), name
+    for option in re.findall(r'"(--stagerun-\w+)"', inspect.getsource(plugin)):
+        assert f"`{option} " in section("Testing"), option
 
 
 @pytest.mark.parametrize(

@@ -149,3 +149,24 @@ async def test_an_item_that_two_stages_had_in_hand_at_a_death_runs_once_in_each(
     result = await again.wait()
     assert (result.status, result.message) == ("succeeded", "all work is done")
     assert sorted(ran) == sorted((name, n) for name in ("first", "second") for n in (1, 2, 3))
+
+
+async def test_a_run_that_has_succeeded_and_goes_on_is_not_at_100_percent(bench: Bench) -> None:
+    @stage
+    async def picky(n: int) -> int:
+        if n in broken:
+            broken.discard(n)
+            raise ValueError(n)
+        await trio.sleep(5)
+        return n
+
+    broken.add(2)
+    run = await bench.runtime.start(Pipeline("p", [picky]), [1, 2])
+    assert (await run.wait()).status == "succeeded"
+    assert run.percent == 100
+    run = await run.resume(failed=True)
+    await trio.sleep(1)
+    document = await run.document()
+    assert (run.percent, document["percent"], document["status"]) == (99.9, 99.9, "running")
+    assert (await run.wait()).status == "succeeded"
+    assert run.percent == 100

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import pytest
 import trio
 
 from stagerun import Pipeline, Runtime, StoreError, open_runtime, stage
+from stagerun.engine import household
+from stagerun.engine import runtime as runtime_module
 from stagerun.store import writer
 from stagerun.store.doctor import examine
 from stagerun.store.transaction import Receipt, execute
@@ -103,6 +105,55 @@ async def test_a_lock_for_ten_minutes_is_told_now_and_then(
         await until(status(runtime, "ok"))
     told = [r for r in caplog.records if "refuses a commit" in r.getMessage()]
     assert 3 <= len(told) <= 9
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "_WORDS_AFTER", (0.01, 30.0, 30.0))
+    monkeypatch.setattr(household, "_OPENS_WITHIN", 0.2)
+    monkeypatch.setattr(runtime_module, "_LAST_COMMITS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_opening_that_the_database_refuses_ends_with_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    async with open_runtime(path):
+        pass
+    with locked(path), trio.fail_after(10), pytest.raises(StoreError, match="locked"):
+        async with open_runtime(path):
+            pytest.fail("it was opened without being an owner")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_opening_that_the_database_refuses_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(household, "_OPENS_WITHIN", 1_000)
+    path, told = tmp_path / "runs.db", False
+    async with open_runtime(path):
+        pass
+    try:
+        with locked(path), trio.fail_after(10), trio.move_on_after(0.1):
+            async with open_runtime(path):
+                pytest.fail("it was opened without being an owner")
+    except* StoreError:
+        told = True
+    assert told
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_leaving_ends_though_the_database_refuses_and_no_run_is_under_way(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "runs.db"
+    stack = ExitStack()
+    with stack, trio.fail_after(10), pytest.raises(StoreError, match="locked"):  # noqa: PT012 - above
+        async with open_runtime(path) as runtime:
+            await (await runtime.start(PIPELINE, range(10))).wait()
+            stack.enter_context(locked(path))
+    async with open_runtime(path) as runtime:
+        assert runtime.health().status == "ok"
+    assert examine(path).sound
 
 
 # -- the disk ---------------------------------------------------------------------------------

@@ -37,8 +37,8 @@ class Truth:
     processes: Sequence[Process] = ()
     workers: dict[str, int] = field(factory=dict)
     """Of each stage, by its name and its pipeline's."""
-    cancelled: dict[str, int] = field(factory=dict)
-    """Generations whose cancellation the owner has heard of, by their run."""
+    cancelled: dict[str, tuple[int, float]] = field(factory=dict)
+    """Generations whose cancellation the owner has heard of, and since when, by their run."""
     told: dict[tuple[str, int], str] = field(factory=dict)
     """Endings that somebody was told of, by run and generation."""
     calls: int = 0
@@ -108,7 +108,7 @@ class Truth:
         if final:
             self.inspector.violate(f"{where}: executed though its outcome was final on disk")
         ((generation,),) = self.ask("SELECT generation FROM runs WHERE id = ?", ctx.run)
-        if self.cancelled.get(ctx.run) == generation:
+        if self.cancelled.get(ctx.run, (0, 0.0))[0] == generation:
             self.inspector.violate(f"{where}: begun after its owner had heard of the cancellation")
 
     # -- what processes ought to do -------------------------------------------------------------
@@ -141,15 +141,17 @@ class Truth:
 
     def _look_at_runs(self, now: float) -> None:
         open_runs = self.ask(
-            "SELECT g.run, g.generation, g.status, g.owner, o.inode, o.ended_at, g.deadline_at,"
+            "SELECT r.id, g.generation, g.status, g.owner, o.ended_at, g.deadline_at,"
             " g.grace FROM generations g JOIN runs r USING (run, generation)"
             " LEFT JOIN owners o ON o.owner = g.owner WHERE g.finished_at IS NULL"
         )
-        for run, generation, status, owner, inode, ended_at, deadline_at, grace in open_runs:
+        for run, generation, status, owner, ended_at, deadline_at, grace in open_runs:
             where = f"run {run}, generation {generation} is {status}, and"
-            alive = ended_at is None and inode in self.machine.files
+            life = self.inspector.owners.get(owner)
+            alive = ended_at is None and any(p.life is life and p.alive for p in self.processes)
             if alive:
                 self._orphaned.pop(owner, None)
+                self._look_at_cancelled(run, generation, now)
                 late = self.machine.wall() - (deadline_at + grace) / 1e6
                 well = now - self._well_since > GRACE + self.machine.pace + _SLACK
                 if well and status == "running" and late > self.machine.pace + _SLACK:
@@ -162,3 +164,16 @@ class Truth:
                     " one could have settled it"
                 )
                 self._orphaned[owner] = now
+        for key, count in self.ask(
+            "SELECT r.concurrency_key, count(*) FROM generations g JOIN runs r"
+            " USING (run, generation) WHERE g.status = 'running' AND r.concurrency_key IS NOT NULL"
+            " GROUP BY r.concurrency_key HAVING count(*) > min(r.concurrency)"
+        ):
+            self.inspector.violate(f"{count} runs of key {key} are under way, and one may be")
+
+    def _look_at_cancelled(self, run: str, generation: int, now: float) -> None:
+        cancelled, at = self.cancelled.get(run, (0, now))
+        since = max(at, self._well_since)
+        if cancelled == generation and now - since > GRACE + self.machine.pace + _SLACK:
+            self.inspector.violate(f"run {run} was cancelled {now - at:.1f} s ago, and runs")
+            del self.cancelled[run]

@@ -1,11 +1,351 @@
-"""Bugs on purpose, by name: a harness that has never found one is not to be believed."""
+"""Bugs on purpose, by name: a harness that has never found one is not to be believed.
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+Each stands for a mistake that somebody could make, or once made, in one place of the engine. They
+are put in from outside and taken out again: nothing of them is in the package.
+"""
+
+import math
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
+from unittest import mock
+
+from attrs import evolve
+
+from stagerun.engine import household, intake, overdue, requests
+from stagerun.engine.desk import Desk
+from stagerun.engine.emission import Emitter
+from stagerun.engine.ledger import Ledger
+from stagerun.engine.recorder import Recorder
+from stagerun.engine.reread import Reread
+from stagerun.engine.stage import StageActor
+from stagerun.rules import liveness, verdict
+from stagerun.store import frontier, lateness, starting, writes
+from stagerun.store.owner import Liveness
+from stagerun.store.transaction import Receipt, Statement, Unit
+from stagerun.testing.store import SimulatedStore
 
 __all__ = ["PLANTS"]
 
 _Plant = Callable[[], AbstractContextManager[Any]]
 
 PLANTS: Final[dict[str, _Plant]] = {}
+"""What is planted, by name. Each is found by the swarm within a thousand seeds: a test says so."""
+
+
+def plant(make: Callable[[], Iterator[None]]) -> _Plant:
+    """Know a plant by its function's name."""
+    planted = contextmanager(make)
+    PLANTS[make.__name__.replace("_", "-")] = planted
+    return planted
+
+
+@contextmanager
+def replaced(target: Any, name: str, by: Any) -> Iterator[None]:
+    """Have something else stand in a place for a while."""
+    with mock.patch.object(target, name, by):
+        yield
+
+
+@contextmanager
+def everywhere(function: Callable[..., Any], by: Callable[..., Any]) -> Iterator[None]:
+    """Have *by* stand wherever a module of the package has imported *function* to."""
+    name = function.__name__
+    with ExitStack() as stack:
+        for path, module in [*sys.modules.items()]:
+            if path.startswith("stagerun.") and getattr(module, name, None) is function:
+                stack.enter_context(mock.patch.object(module, name, by))
+        yield
+
+
+# -- ownership and recovery ------------------------------------------------------------------------
+
+
+@plant
+def nobody_recovers() -> Iterator[None]:
+    """A dead process's runs are settled by nobody."""
+
+    async def recover(*_args: Any) -> list[Any]:
+        return []
+
+    with replaced(household, "recover", recover):
+        yield
+
+
+@plant
+def recovered_at_start_alone() -> Iterator[None]:
+    """They are settled when a process starts, and never while others live."""
+    look = household.Household.look
+
+    async def once(self: Any) -> None:
+        if not getattr(self, "_looked", False):
+            self._looked = True
+            await look(self)
+
+    with replaced(household.Household, "look", once):
+        yield
+
+
+@plant
+def the_silent_are_dead() -> Iterator[None]:
+    """An owner is taken for dead by the age of its heartbeat, as most schedulers do it."""
+    look = SimulatedStore.look
+
+    def by_the_clock(self: Any, identifier: str, identity: Any) -> Liveness:
+        (alive_at,) = self._connection.execute(
+            "SELECT alive_at FROM owners WHERE id = ?", (identifier,)
+        ).fetchone()
+        silent = self._machine.wall() * 1e6 - alive_at > 15e6
+        return Liveness.DEAD if silent else look(self, identifier, identity)
+
+    with replaced(SimulatedStore, "look", by_the_clock):
+        yield
+
+
+@plant
+def patience_by_the_wall() -> Iterator[None]:
+    """Whether a run is long past its deadline is told at one look, by the clock on the wall."""
+    with replaced(liveness.Patience, "over", lambda *_args: True):
+        yield
+
+
+@plant
+def a_locked_database_counts() -> Iterator[None]:
+    """Others' silence counts while nobody can write."""
+    with replaced(overdue, "_STUCK", math.inf):
+        yield
+
+
+@plant
+def stored_deadlines_stay() -> Iterator[None]:
+    """A deadline stored by the wall is never put right after a sleep or a jump of the clock."""
+
+    def keep(run: int, generation: int, at: int | None, grace: int) -> Unit:
+        del at, grace
+        return Unit(Statement("SELECT 1 WHERE ? AND ?", (run, generation)))
+
+    with replaced(lateness, "keep_time", keep):
+        yield
+
+
+@plant
+def the_ended_go_on() -> Iterator[None]:
+    """A process that others have ended does not stop its runs."""
+    with replaced(Ledger, "publish", _publish_always):
+        yield
+
+
+def _publish_always(self: Ledger, snapshot: Any) -> None:
+    if snapshot is not None:
+        self.published = snapshot
+    if self.listener is not None:
+        self.listener()
+
+
+# -- fences and commits ----------------------------------------------------------------------------
+
+
+@plant
+def no_fence() -> Iterator[None]:
+    """Batches and endings are written whatever has become of the generation meanwhile."""
+    unfenced = "run = ? AND generation = ?"
+    with replaced(writes, "_RUNNING", unfenced):
+        yield
+
+
+@plant
+def told_before_the_commit() -> Iterator[None]:
+    """What is composed is told at once, before it is on disk."""
+    compose = Recorder.compose
+
+    def hasty(self: Any) -> Any:
+        transaction = compose(self)
+        if transaction is not None:
+            for ledger_, snapshot, _ in self._composed[-1].units:
+                if ledger_ is not None and snapshot is not None:
+                    ledger_.publish(snapshot)
+        return transaction
+
+    with replaced(Recorder, "compose", hasty):
+        yield
+
+
+@plant
+def a_refused_commit_is_dropped() -> Iterator[None]:
+    """What the database refuses once is not tried again, and nobody hears of it."""
+    execute = SimulatedStore._execute
+
+    def once(self: Any, connection: sqlite3.Connection, transaction: Any) -> Any:
+        try:
+            return execute(self, connection, transaction)
+        except sqlite3.OperationalError:
+            return Receipt(tuple((0,) for _ in transaction.units))
+
+    with replaced(SimulatedStore, "_execute", once):
+        yield
+
+
+@plant
+def gaps_in_the_events() -> Iterator[None]:
+    """An event's number is taken twice as often as there are events."""
+    event = Ledger._event
+
+    def skipping(self: Any, at: int, kind: str, body: str, **more: Any) -> None:
+        event(self, at, kind, body, **more)
+        self.events += kind == "progress"
+
+    with replaced(Ledger, "_event", skipping):
+        yield
+
+
+@plant
+def progress_goes_back() -> Iterator[None]:
+    """The percentage is told as it is estimated, also when the estimate falls."""
+    take = Ledger._take_progress
+
+    def forgetful(self: Any, now: int, counts: Any) -> None:
+        self.highest = None
+        take(self, now, counts)
+
+    with replaced(Ledger, "_take_progress", forgetful):
+        yield
+
+
+# -- items -----------------------------------------------------------------------------------------
+
+
+@plant
+def no_deadlines() -> Iterator[None]:
+    """Nobody cuts an attempt whose time is over."""
+    begin = Desk.begin
+
+    def endless(self: Any, items: Any) -> None:
+        begin(self, items)
+        self.deadline = self.bound = self.scope.deadline = math.inf
+
+    with replaced(Desk, "begin", endless):
+        yield
+
+
+@plant
+def late_results_count() -> Iterator[None]:
+    """What comes after its deadline is a success, if it comes."""
+    decide = verdict.decide
+
+    def lenient(attempt: Any, *rest: Any) -> Any:
+        if attempt.returned:
+            return verdict.Done()
+        return decide(attempt, *rest)
+
+    with everywhere(decide, lenient):
+        yield
+
+
+@plant
+def final_items_again() -> Iterator[None]:
+    """A source that is read again gives also what has a final outcome."""
+
+    async def number(self: Any, position: int, value: Any) -> int:
+        del self, value
+        return position
+
+    with replaced(Reread, "number", number):
+        yield
+
+
+@plant
+def children_twice() -> Iterator[None]:
+    """A repeated parent does not know what it gave before."""
+
+    async def forgetful(cls: type[Emitter], actor: Any, parent: Any) -> Emitter:
+        return cls(actor, parent)
+
+    with replaced(Emitter, "reopen", classmethod(forgetful)):
+        yield
+
+
+@plant
+def the_first_waiting_is_lost() -> Iterator[None]:
+    """A resume begins one item too far."""
+    waiting = frontier.waiting
+
+    def late(place: Any, below: int, after: int) -> Any:
+        question = waiting(place, below, after)
+        return lambda connection: question(connection)[0 if after else 1 :]
+
+    with replaced(frontier, "waiting", late):
+        yield
+
+
+@plant
+def no_retries() -> Iterator[None]:
+    """The first failure is the last."""
+    by_attempt = verdict._by_attempt
+
+    def final(attempt: Any, stage: Any, *rest: Any) -> Any:
+        once = stage.with_options(retry=evolve(stage.retry, attempts=1))
+        return by_attempt(attempt, once, *rest)
+
+    with replaced(verdict, "_by_attempt", final):
+        yield
+
+
+@plant
+def one_worker_more() -> Iterator[None]:
+    """A stage has one worker more than it says."""
+    init = StageActor.__init__
+
+    def generous(self: Any, stage: Any, *rest: Any) -> None:
+        init(self, stage.with_options(workers=stage.workers + 1), *rest)
+
+    with replaced(StageActor, "__init__", generous):
+        yield
+
+
+# -- what customers ask ----------------------------------------------------------------------------
+
+
+@plant
+def cancel_is_not_passed_on() -> Iterator[None]:
+    """A cancellation is heard and answered, and the run goes on."""
+    cancel = requests.Requests._cancel
+
+    def deaf(self: Any, actor: Any, reason: str) -> Any:
+        class _Nobody:
+            asked = None
+            hub = actor.hub
+
+            def stop(self, *_: Any) -> None: ...
+
+        with mock.patch.object(self, "_call_back"):
+            return cancel(self, _Nobody(), reason)  # type: ignore[arg-type] # so it is
+
+    with replaced(requests.Requests, "_cancel", deaf):
+        yield
+
+
+@plant
+def keys_are_forgotten() -> Iterator[None]:
+    """A start that is repeated with the same key is another start."""
+    order_of = intake.order_of
+
+    def keyless(*args: Any, key: str | None = None, **more: Any) -> Any:
+        del key
+        return order_of(*args, key=None, **more)
+
+    with everywhere(order_of, keyless):
+        yield
+
+
+@plant
+def the_line_is_not_kept() -> Iterator[None]:
+    """Runs that share a place do not wait for each other."""
+    take_turn = starting.take_turn
+
+    def pushing(*args: Any, places: int, **more: Any) -> Unit:
+        return take_turn(*args, places=places + 5, **more)
+
+    with everywhere(take_turn, pushing):
+        yield

@@ -42,6 +42,8 @@ __all__ = ["Verdict", "live"]
 
 SAFETY: Final = 240.0
 """Seconds in which faults come."""
+PATIENCE: Final = 100.0
+"""Seconds beyond them that a customer waits."""
 LIVENESS: Final = 3 * RUN + 60.0
 """Seconds in which all must have ended after that: a run may wait for two others before it."""
 
@@ -114,11 +116,13 @@ class _System:
         machine = Machine(
             path,
             seed=seed,
-            pace=dice.choice([1.0, 2.0, 4.0]),
+            pace=dice.choice([2.0, 4.0, 8.0]),
             latency=dice.choice([0.0, 0.002, 0.02]),
         )
         count = dice.choice([1, 2, 2, 3])
-        plan = FaultPlan.random(dice.getrandbits(32), seconds=SAFETY, processes=count)
+        plan = FaultPlan.random(
+            dice.getrandbits(32), seconds=SAFETY, processes=count, most=dice.choice([3, 10, 30])
+        )
         inspector = Inspector(machine)
         truth = Truth(machine, inspector)
         system = cls(machine, Oracle.of(seed), truth, inspector, dice, plan)
@@ -139,13 +143,14 @@ class _System:
                 nursery.start_soon(process.live)
             await trio.sleep(0.5)
             nursery.start_soon(self.truth.watch)
-            async with trio.open_nursery() as customers:
-                customers.start_soon(befall, self.machine, self.processes, self.plan)
-                for number in range(self.dice.choice([1, 2, 4, 8])):
-                    customers.start_soon(
-                        self._customer, random.Random(f"{number}/{self.machine.seed}")
-                    )
-                await trio.sleep(SAFETY)
+            with trio.move_on_after(SAFETY + PATIENCE):
+                async with trio.open_nursery() as customers:
+                    customers.start_soon(befall, self.machine, self.processes, self.plan)
+                    for number in range(self.dice.choice([1, 2, 4, 6])):
+                        customers.start_soon(
+                            self._customer, random.Random(f"{number}/{self.machine.seed}")
+                        )
+                    await trio.sleep(SAFETY)
             self.machine.note("the faults are over")
             await self._settle()
             nursery.cancel_scope.cancel()
@@ -154,17 +159,19 @@ class _System:
     # -- customers ------------------------------------------------------------------------------
 
     async def _customer(self, dice: random.Random) -> None:
-        """Want a run, insist on it, and then do with it what customers do."""
-        await trio.sleep(dice.uniform(0, 0.6 * SAFETY))
-        key = f"{dice.getrandbits(32):08x}"
-        name = dice.choice(sorted(self.sizes))
-        self.keys[key] = name
-        run = await self._insist(dice, partial(self._start, key, name, dice.random() < 0.3))
-        self.counts["started"] += 1
-        for _ in range(dice.choice([0, 0, 1, 2])):
+        """Want runs, one after the other, insist on each, and do with it what customers do."""
+        await trio.sleep(dice.uniform(0, 0.5 * SAFETY))
+        while trio.current_time() < 0.8 * SAFETY:
+            key = f"{dice.getrandbits(32):08x}"
+            name = dice.choice(sorted(self.sizes))
+            self.keys[key] = name
+            run = await self._insist(dice, partial(self._start, key, name, dice.random() < 0.3))
+            self.counts["started"] += 1
+            for _ in range(dice.choice([0, 1, 2])):
+                await trio.sleep(dice.choice([dice.uniform(0, 5), dice.uniform(0, 60)]))
+                what = dice.choice([self._cancel, self._resume, self._wait])
+                await self._insist(dice, partial(what, run))
             await trio.sleep(dice.uniform(0, 60))
-            what = dice.choice([self._cancel, self._resume, self._wait])
-            await self._insist(dice, partial(what, run))
 
     async def _insist(self, dice: random.Random, ask: Any) -> Any:
         """Ask one process after the other until one has answered."""
@@ -194,8 +201,8 @@ class _System:
         answer = await runtime.cancel(run)
         self.counts["cancelled"] += 1
         ((generation,),) = self.truth.ask("SELECT generation FROM runs WHERE id = ?", run)
-        if answer.get("heard"):
-            self.truth.cancelled[run] = generation
+        if answer["became"] == "cancelling":
+            self.truth.cancelled[run] = (generation, trio.current_time())
 
     async def _resume(self, run: str, process: Process, runtime: Runtime) -> None:
         ((name,),) = self.truth.ask("SELECT pipeline FROM runs WHERE id = ?", run)
@@ -247,6 +254,7 @@ class _System:
             except AssertionError as error:
                 self.inspector.violations.append(f"in the end: {error}")
             self._compare_told(connection)
+            self.inspector.violations += self._too_early()
             self.inspector.violations += [
                 f"in the end: {each}" for each in self._compare_runs(connection)
             ]
@@ -266,6 +274,19 @@ class _System:
             if row != (status,):
                 self.inspector.violations.append(f"run {run}: told {status}, on disk {row}")
 
+    def _too_early(self) -> Iterable[str]:
+        """No run ends by its deadline before that, on a clock that nobody sets."""
+        begun = dict[str, float]()
+        for line in self.machine.log:
+            at, _, what = line.partition(" ")
+            which, _, status = what.partition(": ")
+            if status == "running":
+                begun[which] = float(at)
+            elif status.startswith("timed_out") and which in begun:
+                lasted = float(at) - begun[which]
+                if lasted < RUN:
+                    yield f"{which} ended by its deadline, after {lasted:.1f} s: {status}"
+
     def _compare_runs(self, connection: sqlite3.Connection) -> Iterable[str]:
         lenient = any(isinstance(fault, Freeze) for fault in self.plan.faults)
         for run, name, key, status, cause in connection.execute(
@@ -273,6 +294,9 @@ class _System:
             " FROM runs r JOIN generations g USING (run, generation)"
         ).fetchall():
             self.counts[f"ended {status}"] += 1
+            began = key is not None or status != "interrupted"
+            if key is None and began:
+                yield f"run {run} of {name} is {status}, and no customer's key leads to it"
             if status == "failed" and cause not in ("least_ok", "survivors"):
                 yield f"run {run} of {name} failed, {cause}"
             if key is not None and status == "succeeded":

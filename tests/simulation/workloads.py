@@ -79,7 +79,7 @@ class Oracle:
 def _act(oracle: Oracle, stage: str, n: int, attempt: int) -> Act:
     dice = random.Random(f"{oracle.seed}/{stage}/{n}/{attempt}")
     how = dice.choice(oracle.temper)
-    return Act(dice.choice([0.0, dice.uniform(0, 0.5), dice.uniform(0, 3)]), how)
+    return Act(dice.choice([0.0, dice.uniform(0, 0.5), dice.uniform(0, 4)]), how)
 
 
 async def _do(act: Act) -> None:

@@ -41,7 +41,7 @@ __all__ = ["resume_run", "run_target"]
 
 _LEAVING: Final = 5.0
 """Seconds that the runtime gets for its own end once the run's ending is on disk."""
-_LEAVING_SURVIVORS: Final = 0.5
+_LEAVING_SURVIVORS: Final = 0.25
 """The same when something does not stop, which may hold the runtime for ever."""
 
 

@@ -30,6 +30,7 @@ from stagerun.rules.frontier import (
     first_changed,
     open_stages,
 )
+from stagerun.rules.progress import MOST_PERCENT
 from stagerun.store import codec, frontier, questions
 from stagerun.store.driver import Store
 from stagerun.store.questions import KnownRun
@@ -183,7 +184,9 @@ class Admission:
         pipeline, generation = again.pipeline, stored.generation + 1
         openings = await self._openings(stored, again, generation)
         same = not changes(_facts(stored), pipeline.stages)
-        percent = stored.percent if same and stored.ending is not None else None
+        percent = None
+        if same and stored.ending is not None and stored.percent is not None:
+            percent = min(stored.percent, MOST_PERCENT)  # it may have succeeded; now it has not
         now = self.env.now_us()
         deadline = None if pipeline.deadline is None else now + int(pipeline.deadline * 1e6)
         turn = None

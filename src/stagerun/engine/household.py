@@ -2,7 +2,8 @@
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -15,17 +16,21 @@ from stagerun.engine.overdue import Overdue
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.recovery import recover
 from stagerun.engine.retention import prune_for_ever
+from stagerun.engine.unwrap import unwrapped
 from stagerun.engine.verdicts import Verdicts
 from stagerun.engine.watch import LOOK, Watch
 from stagerun.errors import StoreError
 from stagerun.rules.retention import keep_of
 from stagerun.store import owners
 from stagerun.store.driver import Store
+from stagerun.store.transaction import Unit
 
 __all__ = ["Household"]
 
 _LOOK = 5.0
 """Seconds between two looks at the other owners."""
+_OPENS_WITHIN = 15.0
+"""Seconds for which a database may refuse the commits of the opening."""
 
 
 class Household:
@@ -71,13 +76,18 @@ class Household:
         self._scope = trio.CancelScope(shield=True)
 
     async def open(self) -> None:
-        """Register, settle what dead owners left, and go on doing so in the background."""
+        """Register, settle what dead owners left, and go on doing so in the background.
+
+        Raises:
+            StoreError: The database takes no commits.
+        """
         self.watch.begin()
-        await self._register()
-        self._store.watch(self.watch.look, LOOK)
-        tidy = trio.Event()
-        self._floor.start_soon(self._keep, tidy, name="housekeeping")
-        await tidy.wait()
+        async with self._patience(_OPENS_WITHIN):
+            await self._register()
+            self._store.watch(self.watch.look, LOOK)
+            tidy = trio.Event()
+            self._floor.start_soon(self._keep, tidy, name="housekeeping")
+            await tidy.wait()
 
     async def _register(self) -> None:
         """Become an owner: lock a file, then say so in the database; from then on show life."""
@@ -143,16 +153,34 @@ class Household:
         self._leaving = True
         self._store.page.blame_nobody()
 
-    async def close(self) -> None:
-        """Note the orderly end.
+    async def close(self, within: float) -> None:
+        """Note the orderly end; what the database refuses for *within* seconds stays undone.
 
         Raises:
-            StoreError: The database was lost before that.
+            StoreError: It was lost before that, or refuses.
         """
         self._scope.cancel(reason="the runtime is left")
         self.watch.end()
         self._recorder.stop_beating()
-        if not self.owner:
-            return  # it was cancelled while opening
-        await self._recorder.write(owners.end_owner(self.owner, self._env.now_us()))
-        self._store.release()
+        ending = owners.end_owner(self.owner, self._env.now_us())
+        async with self._patience(within):
+            # Cancelled while opening, it is none: what that began comes to its end all the same.
+            await self._recorder.write(ending if self.owner else Unit(None))
+        if self.owner:
+            self._store.release()
+
+    @asynccontextmanager
+    async def _patience(self, within: float) -> AsyncIterator[None]:
+        """Let a commit that is refused fail for good once the block has waited so long for it."""
+
+        async def lose_it() -> None:
+            await trio.sleep(within)
+            while not self._recorder.refused:  # noqa: ASYNC110 - it is only slow, as yet
+                await trio.sleep(0.05)
+            self._store.give_up()
+
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lose_it, name="gives the database up")
+                yield
+                nursery.cancel_scope.cancel()

@@ -113,6 +113,11 @@ class Recorder:
         return self._condition.health(self._waiting, self._env.now_us(), self._beat_at, lag)
 
     @property
+    def refused(self) -> bool:
+        """Whether the database refuses a commit just now, and for long enough to be told."""
+        return self._condition.trouble is not None
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits for a commit just now."""
         return not self._inbox and not self._composed

@@ -364,7 +364,7 @@ class Runtime:
             for alerting in self._alerting:
                 nursery.start_soon(alerting.close)
         try:
-            await self._household.close()
+            await self._household.close(_LAST_COMMITS)
         except StoreError:
             return  # it is what open_runtime raises already
         finally:

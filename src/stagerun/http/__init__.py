@@ -297,7 +297,8 @@ class Client:
         except httpx.UnsupportedProtocol:
             raise _url_error(call.method, str(request.url)) from None
         except (httpx.RequestError, zlib.error) as error:
-            raise _kind(error)(*call.where, reason=_words(error)) from error
+            kind = HttpConnectionError if call.on_leftovers else _kind(error)
+            raise kind(*call.where, reason=_words(error)) from error
         if answer.status_code >= 400:
             raise HttpStatusError(*call.where, status=answer.status_code, content=content)
         return Response(call.url, answer.status_code, answer.headers, content)

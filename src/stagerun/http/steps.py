@@ -37,7 +37,12 @@ class Steps:
 
         Then nobody has to hear of it, unless what was asked for must not be done twice.
         """
-        return self.kept and self.method == "GET" and self.phase in {"write", "read-header"}
+        return self.on_leftovers and self.method == "GET"
+
+    @property
+    def on_leftovers(self) -> bool:
+        """Whether the connection may have been spoilt before: closed, or by too long an answer."""
+        return self.kept and self.phase in {"write", "read-header"}
 
     def begin(self) -> None:
         """Be at the start, before the first step of another try."""

@@ -1,10 +1,14 @@
 """The percentage of a run: weighted over its stages, from counts alone."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from stagerun.model.status import Counts
 
-__all__ = ["percent"]
+__all__ = ["MOST_PERCENT", "percent"]
+
+MOST_PERCENT: Final = 99.9
+"""Of a run that has not succeeded, or not again."""
 
 
 def percent(
@@ -26,4 +30,4 @@ def percent(
         elif part < 1.0:  # nothing has come here yet, but may
             part = 0.0
         done += weight * part
-    return min(99.9, 100.0 * done / total) if total else 0.0
+    return min(MOST_PERCENT, 100.0 * done / total) if total else 0.0

@@ -49,7 +49,7 @@ _SQLITE_FLOOR = (3, 37)  # STRICT tables
 
 
 def check_path(path: str | Path) -> Path:
-    """Return the absolute path of a database that may be created or opened there.
+    """Return the path of a database that may be created or opened there, without links.
 
     Raises:
         StoreError: The folder does not exist, or a folder stands in its place.
@@ -58,7 +58,11 @@ def check_path(path: str | Path) -> Path:
         raise StoreError("the path of the database is empty: give the path of a file")
     if str(path) == _IN_MEMORY:
         raise StoreError(f"a database {path} would be gone with the process: give a file's path")
-    place = Path(path).expanduser().absolute()
+    try:
+        # By whichever name: the files beside it, and so who lives, must be the same for all.
+        place = Path(path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"database {path}: it cannot be found ({error})") from error
     try:
         if place.is_dir():
             raise StoreError(f"{place} is a folder: give the path of a database file")
@@ -85,7 +89,7 @@ def connect(path: str | Path, *, patience: float = 15.0) -> sqlite3.Connection:
     try:
         # Whatever looks into the file may meet a lock: of a process that recovers the log of one
         # that was killed, for example.
-        for step in (_set_up, _check_owner, _to_wal, migrate):
+        for step in (_set_up, _check_owner, _to_wal, migrate, _check_writable):
             _patiently(partial(step, connection), patience)
     except BaseException as error:
         connection.close()
@@ -179,6 +183,8 @@ def explain(error: sqlite3.Error, path: str | Path) -> str:
         "SQLITE_READONLY_DIRECTORY": "its folder cannot be written: look at the folder's rights",
         "SQLITE_CANTOPEN": "it cannot be opened: look at the rights of file and folder",
         "SQLITE_FULL": "the disk is full",
+        "SQLITE_IOERR_SHMSIZE": "the disk is full, or gives errors: there is no room for the file"
+        " that SQLite keeps beside it",
         "SQLITE_BUSY": "another program keeps it locked",
     }
     return f"database {path}: {advice.get(name, str(error))} [{name}]"
@@ -239,6 +245,11 @@ def _set_up(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # the writer does it between commits
     connection.execute("PRAGMA cache_size = -16384")
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """Refuse at once what may only be read: a commit would wait for people to change that."""
+    connection.execute("DELETE FROM schema_steps WHERE FALSE")  # BEGIN alone lets it pass
 
 
 def _check_owner(connection: sqlite3.Connection) -> None:

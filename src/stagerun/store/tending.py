@@ -106,4 +106,4 @@ def _look(
         return "ended"
     if device is None or inode is None:
         return Liveness.UNKNOWN.value
-    return probe(folder_of(database.absolute()) / owner, Identity(device, inode)).value
+    return probe(folder_of(database.resolve()) / owner, Identity(device, inode)).value

@@ -4,6 +4,7 @@ What becomes of each kind of trouble: docs/reference.md, "Trouble with the datab
 """
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -65,6 +66,7 @@ class Writer:
         self._since_checkpoint = 0
         self._held_up = False
         self._foreign_commits = 0  # SQLite's data_version: changes when somebody else commits
+        self._foreign_at = -math.inf  # when it was seen to change while a commit waited
         # Written by: the connection's thread. Acknowledged commits, as the owner's row counts them.
         self._acknowledged = 0
         self._in_doubt: Receipt | None = None
@@ -144,8 +146,9 @@ class Writer:
                     silent_for = later.pop(0) if later else waited + _WORDS_AFTER[-1]
                 if is_distrusted(error):
                     await self._distrust()
-                long = needs_space(error) or waited > _WORDS_AFTER[0]
-                await asyncio.sleep(_LONG_PAUSE if long else _LOCK_PAUSE)
+                long = waited > _WORDS_AFTER[0] and not await self._others_commit()
+                pause = _LONG_PAUSE if long or needs_space(error) else _LOCK_PAUSE
+                await asyncio.sleep(pause)
                 continue
             self._since_checkpoint += 1
             return receipt
@@ -162,6 +165,18 @@ class Writer:
             await asyncio.sleep(_LOCK_PAUSE)  # a back-to-back committer starves all the others
         return receipt
 
+    async def _others_commit(self) -> bool:
+        """Whether the lock goes from hand to hand: whoever then looks seldom for it gets it never.
+
+        One that is held for long need not be looked for each millisecond.
+        """
+        if self._connection is not None:
+            before = self._foreign_commits
+            self._foreign_commits = await self._connection.run(_data_version)
+            if self._foreign_commits != before:
+                self._foreign_at = time.monotonic()
+        return time.monotonic() - self._foreign_at < _WORDS_AFTER[0]
+
     def _execute(
         self, connection: sqlite3.Connection, transaction: Transaction
     ) -> tuple[Receipt, int]:
@@ -172,11 +187,8 @@ class Writer:
         receipt = execute(connection, counted, complete=self._doubt)
         self._files.check()
         self._acknowledged, self._in_doubt = number, None
-        try:
-            version = int(connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:
-            version = -1  # committed all the same: raising here would have it done twice
-        return Receipt(receipt.guards[:-1]), version
+        # Committed: if that raised it would be done twice.
+        return Receipt(receipt.guards[:-1]), _data_version(connection)
 
     def _doubt(self, receipt: Receipt) -> None:
         self._in_doubt = receipt
@@ -252,6 +264,14 @@ class Writer:
                 " state of the database and does not let go of it (an open transaction?)"
             )
             self._tell(self._composer.noticed, words if self._held_up else None)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """Return what changes when somebody else commits; -1 while it cannot be told."""
+    try:
+        return int(connection.execute("PRAGMA data_version").fetchone()[0])
+    except sqlite3.Error:
+        return -1
 
 
 def _count(owner: str | None, number: int) -> Unit:

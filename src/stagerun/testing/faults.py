@@ -151,6 +151,7 @@ class FaultPlan:
         *,
         seconds: float = 3600.0,
         processes: int = 1,
+        most: int = 10,
         kinds: Sequence[str] | None = None,
     ) -> "FaultPlan":
         """Draw a plan: which kinds of faults there are differs from seed to seed, and how many.
@@ -161,6 +162,7 @@ class FaultPlan:
             seed: What the plan follows from.
             seconds: Within which time the faults come.
             processes: How many processes there are to befall.
+            most: How many faults there are at most.
             kinds: Those to draw from: crash, shutdown, freeze, sleep, clock, lock, slow disk, disk
                 error, lost file. None: all.
         """
@@ -171,7 +173,7 @@ class FaultPlan:
         dice = random.Random(seed)  # noqa: S311 - it shall follow from the seed
         weights = {kind: dice.choice([0, 0, 1, 5]) for kind in kinds or known}
         mix = [kind for kind, weight in weights.items() for _ in range(weight)]
-        count = dice.choice([1, 3, 10]) if mix else 0
+        count = dice.randint(1, most) if mix else 0
         return cls(
             _DRAWS[dice.choice(mix)](dice, dice.uniform(0, seconds), dice.randrange(processes))
             for _ in range(count)

@@ -63,7 +63,7 @@ class SimulatedStore(InlineStore):
         return Identity(1, self._file)
 
     def heal(self) -> Identity | None:
-        if self._file is None or self._file not in self._machine.lost:
+        if self._file is None or self._file not in self._machine.lost or self._process.frozen:
             return None
         return self.claim(self._owner)
 

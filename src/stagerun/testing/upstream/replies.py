@@ -2,6 +2,7 @@
 
 import json as json_text
 import math
+import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -214,17 +215,36 @@ class Bomb:
         chunked = {"Content-Encoding": self.encoding, "Transfer-Encoding": "chunked"}
         await line.send(_head(200, chunked))
         for piece in self._packed():
-            if piece:
-                await line.send(b"%x\r\n%b\r\n" % (len(piece), piece))
-            await trio.lowlevel.checkpoint()
+            await line.send(b"%x\r\n%b\r\n" % (len(piece), piece))
         await line.send(b"0\r\n\r\n")
 
     def _packed(self) -> Iterator[bytes]:
-        zeros, whole = bytes(2**20), 31 if self.encoding == "gzip" else zlib.MAX_WBITS
-        packer = zlib.compressobj(level=1, wbits=whole)
-        for start in range(0, self.decoded, len(zeros)):
-            yield packer.compress(zeros[: self.decoded - start])
-        yield packer.flush()
+        # Whole mebibytes are packed once and sent again and again: a bomb is cheap to throw.
+        zeros, (whole, rest) = bytes(2**20), divmod(self.decoded, 2**20)
+        check = zlib.crc32 if self.encoding == "gzip" else zlib.adler32
+        packed, total = _packed(zeros), check(b"")
+        yield b"\x1f\x8b\x08" + bytes(7) if self.encoding == "gzip" else b"\x78\x01"
+        for left in range(whole, 0, -_TOGETHER):
+            yield packed * min(left, _TOGETHER)
+            for _ in range(min(left, _TOGETHER)):
+                total = check(zeros, total)
+        total = check(zeros[:rest], total)
+        yield _packed(zeros[:rest]) + b"\x03\x00"  # and an empty block, the last one
+        yield (
+            struct.pack("<II", total, self.decoded % 2**32)
+            if self.encoding == "gzip"
+            else (struct.pack(">I", total))
+        )
+
+
+_TOGETHER: Final = 32
+"""Mebibytes that one piece unpacks to."""
+
+
+def _packed(data: bytes) -> bytes:
+    """Return data packed so that it may stand before and behind any other."""
+    packer = zlib.compressobj(level=9, wbits=-zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
 
 
 # -- cut and malformed ------------------------------------------------------------------------

@@ -33,23 +33,22 @@ async def open_upstream(tls: TLS | None = None) -> AsyncGenerator["Upstream"]:
     Raises:
         ImportError: trustme is needed and not installed.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, unwrapped():
         authority = Path(folder) / "authority.pem"
-        with unwrapped():
-            async with trio.open_nursery() as nursery:
-                (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                port = tcp.socket.getsockname()[1]
-                upstream = Upstream(f"http{'s' if tls else ''}://127.0.0.1:{port}", authority)
-                listener: trio.abc.Listener[trio.abc.Stream] = tcp
-                if tls not in {None, "hang", "eof"}:
-                    context = await trio.to_thread.run_sync(server_context, tls, authority)
-                    listener = trio.SSLListener(tcp, context, https_compatible=True)
-                hear = {"hang": upstream.keep_silent, "eof": upstream.hang_up}.get(
-                    tls or "", upstream.serve
-                )
-                nursery.start_soon(trio.serve_listeners, hear, [listener])
-                yield upstream
-                nursery.cancel_scope.cancel(reason="the upstream has been left")
+        context = None
+        if tls not in {None, "hang", "eof"}:
+            context = await trio.to_thread.run_sync(server_context, tls, authority)
+        (tcp,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with tcp, trio.open_nursery() as nursery:
+            port = tcp.socket.getsockname()[1]
+            upstream = Upstream(f"http{'s' if tls else ''}://127.0.0.1:{port}", authority)
+            listener: trio.abc.Listener[trio.abc.Stream] = tcp
+            if context is not None:
+                listener = trio.SSLListener(tcp, context, https_compatible=True)
+            odd = {"hang": upstream.keep_silent, "eof": upstream.hang_up}
+            nursery.start_soon(trio.serve_listeners, odd.get(tls or "", upstream.serve), [listener])
+            yield upstream
+            nursery.cancel_scope.cancel(reason="the upstream has been left")
 
 
 class Upstream:
