@@ -129,12 +129,11 @@ def _left(path: Path) -> list[Any]:
 def _runs(path: Path, workload: Workload) -> list[tuple[Order, str]]:
     """Return all runs there are, each with what it was started as."""
     orders = {order.key: order for order in workload.orders}
-    slot = Order("slot", "told", 2)
+    # One that was never stored whole has lost its key. A slot's run has none.
+    keyless = {order.pipeline: order for order in (Order("slot", "told", 2), *workload.orders)}
     with closing(sqlite3.connect(path, timeout=10)) as connection:
-        rows = connection.execute("SELECT request_key, id FROM runs ORDER BY run").fetchall()
-    if not workload.scheduled and workload.orders:
-        slot = workload.orders[0]  # one that lost its key, since it was never stored whole
-    return [(orders.get(key, slot), id_) for key, id_ in rows]
+        rows = connection.execute("SELECT request_key, pipeline, id FROM runs ORDER BY run")
+        return [(orders.get(key, keyless[pipeline]), id_) for key, pipeline, id_ in rows]
 
 
 def _waited_for_a_processor() -> float:

@@ -69,15 +69,15 @@ class Plan:
     @property
     def unreached(self) -> list[str]:
         """Failpoints, with their sides, that no life comes by."""
-        return sorted(self.points - self._places())
+        return sorted(self.points() - self._places())
 
     def _places(self) -> set[str]:
         every = (*self.first.values(), *self.next.values())
         return {strike.place for strikes in every for strike in strikes}
 
-    @property
-    def points(self) -> set[str]:
-        """All failpoints, with their sides."""
+    @staticmethod
+    def points() -> set[str]:
+        """Return all failpoints, with their sides."""
         return {f"{name}.{side}" for name in FAILPOINTS for side in SIDES}
 
     @property

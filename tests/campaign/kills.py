@@ -9,7 +9,6 @@ was acknowledged and executed is held against the file (``histories.py``).
 
 import argparse
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -17,11 +16,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial, reduce
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from attrs import asdict, define, field
+from attrs import define, field
 
 from tests.campaign import shim
 from tests.campaign.images import scratch
@@ -36,13 +38,31 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 def run(kills: int, seed: int, folder: Path, *, plant: str = "") -> Part:
-    """Kill so many processes, all forked from one fresh interpreter; *plant*: a defect to find."""
+    """Kill so many processes, forked from a fresh interpreter for each core.
+
+    Args:
+        kills: At least so many.
+        seed: Says which trials.
+        folder: Where their files go.
+        plant: A defect to be found.
+    """
+    began, shares = time.monotonic(), os.cpu_count() or 1
+    with ThreadPoolExecutor(shares) as pool:
+        serve = partial(_served, -(-kills // shares), seed, folder, plant, shares)
+        tally = reduce(Tally.plus, pool.map(serve, range(shares)))
+    return tally.part(kills, seed, time.monotonic() - began)
+
+
+def _served(kills: int, seed: int, folder: Path, plant: str, shares: int, share: int) -> "Tally":
+    own = folder / str(share)
+    own.mkdir()
     command = [sys.executable, "-m", "tests.campaign.kills", "--kills", str(kills)]
-    command += ["--seed", str(seed), "--folder", str(folder), "--plant", plant, "--json"]
+    command += ["--seed", str(seed), "--folder", str(own), "--plant", plant]
+    command += ["--share", str(share), str(shares)]
     done = subprocess.run(
-        command, env=_environment(folder), stdout=subprocess.PIPE, check=True, cwd=ROOT
+        command, env=_environment(own), stdout=subprocess.PIPE, check=True, cwd=ROOT
     )
-    return msgspec.convert(json.loads(done.stdout), Part)
+    return msgspec.json.decode(done.stdout, type=Tally)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -56,27 +76,29 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 @define
-class Campaign:
-    """Plays trials, and counts."""
+class Tally:
+    """What trials came to."""
 
-    room: Room
-    began: float = field(factory=time.monotonic)
+    skipped: str = ""
     violations: list[str] = field(factory=list)
     trials: int = 0
     kills: int = 0
-    sorts: Counter[str] = field(factory=Counter)
+    sorts: dict[str, int] = field(factory=dict)
     condemned: int = 0
     lives: int = 0
     unhurt: int = 0
     points: set[str] = field(factory=set)
     struck: set[tuple[str, int, str]] = field(factory=set)
-    """Listed places, by workload, by which life, and where."""
+    """Places, by workload, by which life, and where."""
+    listed: set[tuple[str, int, str]] = field(factory=set)
+    """Those that undisturbed lives come by."""
     recoveries: list[float] = field(factory=list)
     acknowledged: int = 0
+    processor: float = 0.0
+    """Seconds of it, of all lives and checks."""
 
-    def play(self, trial: Trial) -> Played:
-        """Play one, and take down what came of it."""
-        played = self.room.play(trial)
+    def add(self, trial: Trial, played: Played) -> None:
+        """Take down what came of one."""
         self.trials += 1
         self.lives += len(played.lives)
         for place, (strike, killed) in enumerate(zip(trial.strikes, played.killed, strict=True)):
@@ -84,10 +106,10 @@ class Campaign:
                 self.unhurt += 1
                 continue
             self.kills += 1
+            sort = _SORTS[strike.kind if not place else "again"]
             if trial.workload == "nothing" and not place:
-                self.sorts["while a file was made and left"] += 1
-            else:
-                self.sorts[_SORTS[strike.kind if not place else "again"]] += 1
+                sort = "while a file was made and left"
+            self.sorts[sort] = self.sorts.get(sort, 0) + 1
             self.struck.add((trial.workload, min(place, 1), str(strike)))
             if strike.kind == "point":
                 self.points.add(strike.place)
@@ -99,24 +121,40 @@ class Campaign:
         told = played.history.told
         self.acknowledged += len(told.statuses) + len(told.sums) + len(told.started)
         self.violations += [f"{trial.replay}: {wrong}" for wrong in played.wrong]
-        return played
 
-    def part(self, kills: int, seed: int, plan: Plan) -> Part:
-        """Return its figures."""
-        seconds = time.monotonic() - self.began
-        used = os.times()
+    def plus(self, other: "Tally") -> "Tally":
+        """Return both together."""
+        return Tally(
+            self.skipped or other.skipped,
+            self.violations + other.violations,
+            self.trials + other.trials,
+            self.kills + other.kills,
+            dict(Counter(self.sorts) + Counter(other.sorts)),
+            self.condemned + other.condemned,
+            self.lives + other.lives,
+            self.unhurt + other.unhurt,
+            self.points | other.points,
+            self.struck | other.struck,
+            self.listed | other.listed,
+            self.recoveries + other.recoveries,
+            self.acknowledged + other.acknowledged,
+            self.processor + other.processor,
+        )
+
+    def part(self, kills: int, seed: int, seconds: float) -> Part:
+        """Return the figures for the page."""
         times = sorted(self.recoveries) or [0.0]
         counts: dict[str, Any] = dict(sorted(self.sorts.items()))
         counts |= {
             "trials": self.trials,
             "processes": self.lives,
             "places that were not come by this time": self.unhurt,
-            "failpoints struck, by side": f"{len(self.points)} of {len(plan.points)}",
-            "listed places struck": f"{len(self.struck & plan.every)} of {len(plan.every)}",
+            "failpoints struck, by side": f"{len(self.points)} of {len(Plan.points())}",
+            "listed places struck": f"{len(self.struck & self.listed)} of {len(self.listed)}",
             "acknowledgements looked for": self.acknowledged,
             "kills/s": round(self.kills / seconds, 1),
             "processor seconds of a kill, all lives and checks": round(
-                sum(used[:4]) / max(self.kills, 1), 3
+                self.processor / max(self.kills, 1), 3
             ),
             "recovery p50 (ms)": round(times[len(times) // 2] * 1e3, 1),
             "recovery p99 (ms)": round(times[len(times) * 99 // 100] * 1e3, 1),
@@ -129,7 +167,7 @@ class Campaign:
             command=f"python -m tests.campaign.kills --kills {kills} --seed {seed}",
             trials=self.kills,
             violations=tuple(self.violations),
-            skipped="" if shim.is_loaded() else f"at the writes of the disk: {shim.unavailable()}",
+            skipped=self.skipped,
             seconds=seconds,
             counts=counts,
         )
@@ -153,17 +191,23 @@ _WHAT: Final = (
 )
 
 
-def _serve(kills: int, seed: int, folder: Path, plant: str) -> Part:
+def _serve(given: argparse.Namespace) -> Tally:
+    """Play this process's share of the trials: every so many-eth of them."""
     gc.collect()
     gc.freeze()  # so that no collection of a child's touches, and copies, the parent's pages
-    campaign = Campaign(Room(folder))
-    plan = Plan.of(seed, campaign.room)
-    campaign.violations += [f"{place}: no workload comes by it" for place in plan.unreached]
-    campaign.room.plant = plant
-    trials = plan.trials()
-    while campaign.kills < kills:
-        campaign.play(next(trials))
-    return campaign.part(kills, seed, plan)
+    room, (share, shares) = Room(given.folder), given.share
+    plan = Plan.of(given.seed, room)
+    tally = Tally("" if shim.is_loaded() else f"at the writes of the disk: {shim.unavailable()}")
+    tally.listed = plan.every
+    if share == 0:
+        tally.violations += [f"{place}: no workload comes by it" for place in plan.unreached]
+    room.plant = given.plant
+    for trial in islice(plan.trials(), share, None, shares):
+        tally.add(trial, room.play(trial))
+        if tally.kills >= given.kills:
+            break
+    tally.processor = sum(os.times()[:4])
+    return tally
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -177,11 +221,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="the trial to replay, as a violation names it")
     parser.add_argument("--plant", choices=("", *PLANTS), default="", help="a defect to be found")
     parser.add_argument("--folder", type=Path, help="where its files go; else into a new one")
-    parser.add_argument("--json", action="store_true", help="be the fork server")
+    parser.add_argument("--share", type=int, nargs=2, help="be a fork server, the n-th of so many")
     given = parser.parse_args(arguments)
-    if given.json:
-        part = _serve(given.kills, given.seed, given.folder, given.plant)
-        print(json.dumps(asdict(part)))
+    if given.share is not None:
+        sys.stdout.buffer.write(msgspec.json.encode(_serve(given)))
         return 0
     with tempfile.TemporaryDirectory(prefix="stagerun-kills-", dir=scratch()) as place:
         folder = given.folder or Path(place)
@@ -204,15 +247,17 @@ def _replay(given: argparse.Namespace, folder: Path) -> int:
         command += ["--seed", str(given.seed), "--plant", given.plant, "--folder", str(folder)]
         environment = _environment(folder)
         return subprocess.run(command, env=environment, check=False, cwd=ROOT).returncode
-    campaign = Campaign(Room(folder))
-    campaign.room.plant = given.plant
-    played = campaign.play(Trial.of(given.seed, given.only))
+    room, tally = Room(folder), Tally()
+    room.plant = given.plant
+    trial = Trial.of(given.seed, given.only)
+    played = room.play(trial)
+    tally.add(trial, played)
     for number, life in enumerate(played.lives, 1):
         print(f"life {number}: {'killed' if life.killed else 'ended'} after {life.seconds:.3f} s")
         for words in life.told:
             print(f"  {words}")
-    print(*campaign.violations, sep="\n")
-    return 1 if campaign.violations else 0
+    print(*tally.violations, sep="\n")
+    return 1 if tally.violations else 0
 
 
 if __name__ == "__main__":

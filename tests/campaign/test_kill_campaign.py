@@ -37,7 +37,7 @@ def test_each_failpoint_is_a_function(name: str) -> None:
 @pytest.mark.parametrize(
     ("plant", "trial", "found"),
     [
-        ("answers-early", "pages,made,point:start-answered.after:1", "was started with"),
+        ("answers-early", "pages,made,point:transaction-begun.before:4", "was started with"),
         ("torn-commits", "pages,made,sql:after:60", "sums:"),
         ("recovers-nobody", "pages,made,point:committed-not-heard.before:5", "not settled"),
         ("repeats-all", "pages,made,point:ending-concluded.before:1", "executed again"),
