@@ -8,6 +8,7 @@ from typing import Any
 import trio
 from attrs import define, field
 
+from stagerun import Counts, Status
 from stagerun.testing.inspector import Inspector
 from stagerun.testing.machine import Machine, Process
 from tests.simulation.workloads import ATTEMPT, GRACE, Act
@@ -46,6 +47,8 @@ class Truth:
     _by_stage: dict[tuple[object, str, str], int] = field(factory=dict)
     _able_since: float = 0.0
     _well_since: float = 0.0
+    _over: dict[tuple[str, int], float] = field(factory=dict)
+    """Generations that have ended and go on, and since when at least."""
     _orphaned: dict[int, float] = field(factory=dict)
     _connection: sqlite3.Connection | None = None
     _caller: Process | None = None
@@ -73,6 +76,29 @@ class Truth:
     def called(self, process: Process, stage: str, value: Any) -> None:
         """See ``Observer.called``: the stage's function begins right after this."""
         self._caller = process
+
+    # -- what customers are told ----------------------------------------------------------------
+
+    def compare_told(
+        self, run: str, generation: int, status: str, counts: Sequence[Counts]
+    ) -> None:
+        """Hold what somebody was told just now against the disk: that may only be further on."""
+        rows = self.ask(
+            "SELECT g.status, s.ok + s.failed + s.timed_out + s.cancelled + s.skipped + s.crashed"
+            " FROM runs r JOIN generations g USING (run)"
+            " JOIN stages s ON s.run = g.run AND s.generation = g.generation"
+            " WHERE r.id = ? AND g.generation = ? ORDER BY s.stage",
+            run,
+            generation,
+        )
+        where = f"run {run}, generation {generation}"
+        if Status(status).terminal and rows and rows[0][0] != status:
+            self.inspector.violate(f"{where}: told {status}, and it is {rows[0][0]} on disk")
+        for told, (_, stored) in zip(counts, rows, strict=bool(counts)):
+            if told.settled > stored:
+                self.inspector.violate(
+                    f"{where}: told {told.settled} done, and {stored} are on disk"
+                )
 
     # -- what stages do -------------------------------------------------------------------------
 
@@ -110,18 +136,33 @@ class Truth:
         ((generation,),) = self.ask("SELECT generation FROM runs WHERE id = ?", ctx.run)
         if self.cancelled.get(ctx.run, (0, 0.0))[0] == generation:
             self.inspector.violate(f"{where}: begun after its owner had heard of the cancellation")
+        self._check_over(ctx, where)
+
+    def _check_over(self, ctx: Any, where: str) -> None:
+        """What others have ended may go on until its owner is refused a commit, and not longer."""
+        mark = (ctx.run, ctx._desk.actor.hub.ledger.generation)
+        open_ = self.ask(
+            "SELECT 1 FROM generations g JOIN runs r USING (run)"
+            " WHERE r.id = ? AND g.generation = ? AND g.finished_at IS NULL",
+            *mark,
+        )
+        now = trio.current_time()
+        if not open_:
+            since = max(self._over.setdefault(mark, now), self._well_since)
+            if now - since > 2 * ATTEMPT + GRACE + _SLACK:
+                self.inspector.violate(f"{where}: begun {now - since:.1f} s after its run was over")
 
     # -- what processes ought to do -------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Look once a second, for ever."""
+        """Look every two seconds, for ever."""
         while True:
-            await trio.sleep(1)
+            await trio.sleep(2)
             self._look(trio.current_time())
 
     def _look(self, now: float) -> None:
         machine, processes = self.machine, self.processes
-        harmed = machine.harm and now - machine.harm[-1][0] < 1
+        harmed = machine.harm and now - machine.harm[-1][0] < 2
         store_ill = bool(machine.refusals) or machine.slowness > 0.1
         if harmed or store_ill or not any(p.serving and not p.frozen for p in processes):
             self._able_since = now

@@ -22,7 +22,7 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.reread import Reread
 from stagerun.engine.stage import StageActor
 from stagerun.rules import liveness, verdict
-from stagerun.store import frontier, lateness, starting, writes
+from stagerun.store import frontier, lateness, questions, starting, writes
 from stagerun.store.owner import Liveness
 from stagerun.store.transaction import Receipt, Statement, Unit
 from stagerun.testing.store import SimulatedStore
@@ -342,10 +342,13 @@ def keys_are_forgotten() -> Iterator[None]:
 @plant
 def the_line_is_not_kept() -> Iterator[None]:
     """Runs that share a place do not wait for each other."""
-    take_turn = starting.take_turn
+    take_turn, turn_of = starting.take_turn, questions.turn_of
 
     def pushing(*args: Any, places: int, **more: Any) -> Unit:
         return take_turn(*args, places=places + 5, **more)
 
-    with everywhere(take_turn, pushing):
+    def hoping(run: int, generation: int, key: str, places: int) -> Any:
+        return turn_of(run, generation, key, places + 5)
+
+    with everywhere(take_turn, pushing), everywhere(turn_of, hoping):
         yield

@@ -25,6 +25,8 @@ BUDGET: Final = 60.0
 RUN: Final = 150.0
 """Seconds for a run."""
 GRACE: Final = 2.0
+_STUBBORN: Final = 0.3
+"""Share of the items with which a stage does the same in each attempt."""
 _RETRY: Final = Retry(attempts=3, attempt_deadline=ATTEMPT, base=0.5, cap=4.0)
 
 
@@ -77,7 +79,8 @@ class Oracle:
 
 @cache
 def _act(oracle: Oracle, stage: str, n: int, attempt: int) -> Act:
-    dice = random.Random(f"{oracle.seed}/{stage}/{n}/{attempt}")
+    stubborn = random.Random(f"{oracle.seed}/{stage}/{n}").random() < _STUBBORN
+    dice = random.Random(f"{oracle.seed}/{stage}/{n}/{0 if stubborn else attempt}")
     how = dice.choice(oracle.temper)
     return Act(dice.choice([0.0, dice.uniform(0, 0.5), dice.uniform(0, 4)]), how)
 

@@ -29,6 +29,8 @@ __all__ = ["Household"]
 
 _LOOK = 5.0
 """Seconds between two looks at the other owners."""
+_REFUSED_LOOK = 0.2
+"""Seconds between two looks whether a commit that lasts is refused, or only slow."""
 _OPENS_WITHIN = 15.0
 """Seconds for which a database may refuse the commits of the opening."""
 
@@ -176,7 +178,7 @@ class Household:
         async def lose_it() -> None:
             await trio.sleep(within)
             while not self._recorder.refused:  # noqa: ASYNC110 - it is only slow, as yet
-                await trio.sleep(0.05)
+                await trio.sleep(_REFUSED_LOOK)
             self._store.give_up()
 
         with unwrapped():

@@ -33,7 +33,9 @@ LOOK = 0.05
 _TICK = 0.05
 """Seconds between two signs of life of the event loop while runs are under way."""
 _IDLE_TICK = 0.25
-"""The same while there are none, and in virtual time, where nothing is late."""
+"""The same while there are none."""
+_UNWATCHED_TICK = 1.0
+"""The same in virtual time, where nothing is late: for whoever reads the beats."""
 _STALE = 0.5
 """Seconds without a sign of life after which the next one is told at once."""
 _STILL = 1.0
@@ -164,12 +166,16 @@ class Watch(trio.abc.Instrument):
             self._recorder.tick_at = self._env.now_us()
             if stale and self._env.threads:
                 self._recorder.beat_soon()  # else it would look blocked until the next beat
-            live = self._recorder.live and self._env.threads
-            pause = (_TICK if live else _IDLE_TICK) * self._env.pace
+            pause = self._pause() * self._env.pace
             self._due = self._env.monotonic() + pause
             await trio.sleep(pause)
             now = self._env.monotonic()
             self._late.note(now, now - self._due)
+
+    def _pause(self) -> float:
+        if not self._env.threads:
+            return _UNWATCHED_TICK
+        return _TICK if self._recorder.live else _IDLE_TICK
 
     @property
     def lag(self) -> float:

@@ -107,7 +107,9 @@ class LostFile(Fault):
 _Draw = Callable[[random.Random, float, int], Fault]
 _DRAWS: Final[Mapping[str, _Draw]] = {
     "crash": lambda dice, at, process: Crash(
-        at=at, process=process, downtime=dice.choice([0.0, dice.uniform(0, 2), dice.uniform(0, 60)])
+        at=at,
+        process=process,
+        downtime=dice.choice([0.0, dice.uniform(0, 2), dice.uniform(0, 60), dice.uniform(0, 300)]),
     ),
     "shutdown": lambda dice, at, process: Shutdown(
         at=at, process=process, downtime=dice.uniform(0, 20)
@@ -120,7 +122,7 @@ _DRAWS: Final[Mapping[str, _Draw]] = {
         at=at, seconds=dice.choice([-1, 1]) * 10 ** dice.uniform(0, 6)
     ),
     "lock": lambda dice, at, _: Lock(
-        at=at, seconds=dice.choice([dice.uniform(0, 1), dice.uniform(0, 30)])
+        at=at, seconds=dice.choice([dice.uniform(0, 1), dice.uniform(0, 30), dice.uniform(0, 120)])
     ),
     "slow disk": lambda dice, at, _: SlowDisk(
         at=at, seconds=dice.uniform(1, 30), each=dice.uniform(0.01, 0.9)
