@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from attrs import define, field, frozen
 from stagerun import Pipeline, UsageError
 from stagerun.engine.runtime import Runtime
 from stagerun.testing.determinism import run_in_virtual_time
-from stagerun.testing.faults import Crash, Fault, FaultPlan, Freeze, Shutdown, Sleep
+from stagerun.testing.faults import Crash, Fault, FaultPlan, Freeze, LostFile, Shutdown, Sleep
 from stagerun.testing.inspector import Inspector, unsound
 from stagerun.testing.machine import Machine, Process
 from stagerun.testing.mortal import ProcessDied
@@ -44,6 +44,8 @@ SAFETY: Final = 200.0
 """Seconds in which faults come."""
 PATIENCE: Final = 100.0
 """Seconds beyond them that a customer waits."""
+_COMES_TOGETHER: Final = 0.2
+"""Share of the lost files whose process then stands still."""
 LIVENESS: Final = 3 * RUN + 60.0
 """Seconds in which all must have ended after that: a run may wait for two others before it."""
 
@@ -123,6 +125,7 @@ class _System:
         plan = FaultPlan.random(
             dice.getrandbits(32), seconds=SAFETY, processes=count, most=dice.choice([3, 10, 30])
         )
+        plan = FaultPlan((*plan.faults, *_worse(plan, dice)))
         inspector = Inspector(machine)
         truth = Truth(machine, inspector)
         system = cls(machine, Oracle.of(seed), truth, inspector, dice, plan)
@@ -310,6 +313,17 @@ class _System:
             if key is not None and status == "succeeded":
                 comparison = Comparison(connection, self.oracle, run, lenient=lenient)
                 yield from comparison.differences(self.known[name], self.sizes[name])
+
+
+def _worse(plan: FaultPlan, dice: random.Random) -> Iterator[Fault]:
+    """Give what makes some of these faults worse: a process that has no file any more stands still.
+
+    So others end what a living process has, and it must hear of that.
+    """
+    for fault in plan.faults:
+        if isinstance(fault, LostFile) and dice.random() < _COMES_TOGETHER:
+            at = fault.at + dice.uniform(0, 10)
+            yield Freeze(at=at, process=fault.process, seconds=dice.uniform(60, 200))
 
 
 _NAMES: Final[dict[type[Fault], str]] = {

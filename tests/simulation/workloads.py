@@ -40,7 +40,7 @@ class Ground(Protocol):
 @frozen
 class Act:
     """What a stage does in one attempt: after so many seconds it gives, fails, or drops; or it
-    hangs, or swallows its cancellation and goes on."""
+    hangs, or swallows its cancellation and gives a little late, or long after it was given up."""
 
     seconds: float
     how: str
@@ -58,7 +58,7 @@ class Oracle:
     def of(cls, seed: int) -> "Oracle":
         """Return the oracle of a seed; how bad stages are differs from seed to seed."""
         dice = random.Random(seed)
-        weights = {"fail": 2, "hang": 1, "swallow": 1, "drop": 1}
+        weights = {"fail": 2, "hang": 1, "late": 1, "swallow": 1, "drop": 1}
         bad = [how for how, weight in weights.items() for _ in range(weight * dice.choice([0, 1]))]
         return cls(seed, ("ok",) * dice.choice([6, 12, 24]) + tuple(bad))
 
@@ -88,9 +88,9 @@ def _act(oracle: Oracle, stage: str, n: int, attempt: int) -> Act:
 async def _do(act: Act) -> None:
     if act.how == "hang":
         await trio.sleep_forever()
-    if act.how == "swallow":
+    if act.how in ("late", "swallow"):
         with trio.CancelScope(shield=True):
-            await trio.sleep(ATTEMPT + 10)
+            await trio.sleep(ATTEMPT + (GRACE / 2 if act.how == "late" else 5 * GRACE))
         return
     await trio.sleep(act.seconds)
     if act.how == "fail":
