@@ -110,7 +110,9 @@ class Truth:
         assert process is not None
         where = f"run {ctx.run[:8]}, stage {ctx.stage}, item {ctx.item} ({n})"
         self._check_begin(ctx, where)
-        attempt = _Attempt(process.life, process, trio.current_time(), act.how == "swallow")
+        attempt = _Attempt(
+            process.life, process, trio.current_time(), act.how in ("late", "swallow")
+        )
         self._under_way[id(attempt)] = attempt
         place = (process.life, ctx.run, ctx.stage)
         self._by_stage[place] = self._by_stage.get(place, 0) + (not attempt.swallows)
@@ -181,25 +183,27 @@ class Truth:
                 attempt.since = now
 
     def _look_at_runs(self, now: float) -> None:
+        machine = self.machine
         open_runs = self.ask(
             "SELECT r.id, g.generation, g.status, g.owner, o.ended_at, g.deadline_at,"
-            " g.grace FROM generations g JOIN runs r USING (run, generation)"
+            " g.grace, o.inode FROM generations g JOIN runs r USING (run, generation)"
             " LEFT JOIN owners o ON o.owner = g.owner WHERE g.finished_at IS NULL"
         )
-        for run, generation, status, owner, ended_at, deadline_at, grace in open_runs:
+        for run, generation, status, owner, ended_at, deadline_at, grace, file in open_runs:
             where = f"run {run}, generation {generation} is {status}, and"
             life = self.inspector.owners.get(owner)
             alive = ended_at is None and any(p.life is life and p.alive for p in self.processes)
             if alive:
                 self._orphaned.pop(owner, None)
                 self._look_at_cancelled(run, generation, now)
-                late = self.machine.wall() - (deadline_at + grace) / 1e6
-                well = now - self._well_since > GRACE + self.machine.pace + _SLACK
-                if well and status == "running" and late > self.machine.pace + _SLACK:
+                late = machine.wall() - (deadline_at + grace) / 1e6
+                well = now - self._well_since > GRACE + machine.pace + _SLACK
+                if well and status == "running" and late > machine.pace + _SLACK:
                     self.inspector.violate(f"{where} {late:.1f} s beyond its deadline and grace")
                 continue
             since = max(self._orphaned.setdefault(owner, now), self._able_since)
-            if now - since > _LOOK * self.machine.pace + _SLACK:
+            looks = 1 if file not in machine.lost else 3  # its silence must be waited for
+            if now - since > looks * _LOOK * machine.pace + _SLACK:
                 self.inspector.violate(
                     f"{where} its process has been dead for {now - since:.1f} s in which another"
                     " one could have settled it"
