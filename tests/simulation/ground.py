@@ -151,7 +151,7 @@ class Truth:
         now = trio.current_time()
         if not open_:
             since = max(self._over.setdefault(mark, now), self._well_since)
-            if now - since > 2 * ATTEMPT + GRACE + _SLACK:
+            if now - since > ATTEMPT + GRACE + _SLACK:
                 self.inspector.violate(f"{where}: begun {now - since:.1f} s after its run was over")
 
     # -- what processes ought to do -------------------------------------------------------------

@@ -44,7 +44,7 @@ SAFETY: Final = 200.0
 """Seconds in which faults come."""
 PATIENCE: Final = 100.0
 """Seconds beyond them that a customer waits."""
-_COMES_TOGETHER: Final = 0.2
+_COMES_TOGETHER: Final = 0.4
 """Share of the lost files whose process then stands still."""
 LIVENESS: Final = 3 * RUN + 60.0
 """Seconds in which all must have ended after that: a run may wait for two others before it."""
