@@ -42,6 +42,8 @@ def apply_settings(pipeline: Pipeline, environ: Mapping[str, str]) -> Pipeline:
     Raises:
         SettingError: A value cannot be read or is out of its range. It names the variable.
     """
+    if not _meant(pipeline, environ):
+        return pipeline
     for variable, target in _targets(pipeline).items():
         if variable in environ:
             text = environ[variable]
@@ -73,6 +75,9 @@ def unknown_settings(
     of *others*, the pipelines known here, understands or has a closer name for is left out. Values
     are not repeated.
     """
+    meant = _meant(pipeline, environ)
+    if not meant:
+        return []
     prefix = _prefix(pipeline)
     known = set(_targets(pipeline)) | set(GLOBALS)
     closer = []
@@ -82,11 +87,15 @@ def unknown_settings(
             closer.append(_prefix(other))
     return [
         _warning(variable, pipeline)
-        for variable in sorted(environ)
-        if variable.upper().startswith(prefix)
-        and variable not in known
-        and not variable.upper().startswith(tuple(closer))
+        for variable in meant
+        if variable not in known and not variable.upper().startswith(tuple(closer))
     ]
+
+
+def _meant(pipeline: Pipeline, environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that seem meant for *pipeline*: most programs have none."""
+    prefix = _prefix(pipeline)
+    return sorted(variable for variable in environ if variable.upper().startswith(prefix))
 
 
 def _targets(pipeline: Pipeline) -> dict[str, "_Target"]:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 class InlineStore:
     """A store without threads. Not for production: every commit stops the event loop."""
 
+    _again = 0.05
+    """Seconds after which a refused commit is tried again."""
+
     def __init__(self, path: str = ":memory:", *, beat: float = BEAT) -> None:
         self.path = path
         self._beat = beat
@@ -69,7 +72,7 @@ class InlineStore:
             except sqlite3.Error as error:
                 if not is_passing(error) or self._given_up:
                     raise
-                await trio.sleep(0.05)
+                await trio.sleep(self._again)
 
     def _execute(self, connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
         """Try a transaction once. A simulation raises here what a disk may say."""

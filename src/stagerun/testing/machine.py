@@ -130,6 +130,8 @@ class _Life:
 
     store: SimulatedStore
     runtime: Runtime | None = None
+    pipelines: Mapping[str, Pipeline] = field(factory=dict)
+    """Its own, by their names."""
     killed: bool = False
     leaving: bool = False
     over: trio.Event = field(factory=trio.Event)
@@ -243,6 +245,7 @@ class Process:
         )
         body = _Body(self, life)
         pipelines = [mortal(pipeline, body) for pipeline in self.pipelines]
+        life.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
         schedules = [evolve(each, pipeline=mortal(each.pipeline, body)) for each in self.schedules]
         try:
             async with open_runtime(
@@ -293,8 +296,7 @@ class Process:
     def own(self, name: str) -> Pipeline:
         """Return the pipeline of that name, as this process runs it just now."""
         assert self._life is not None  # noqa: S101 - asked from within its runtime
-        known = {pipeline.name: pipeline for pipeline in self.pipelines}
-        return mortal(known[name], _Body(self, self._life))
+        return self._life.pipelines[name]
 
 
 class _Body:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 class SimulatedStore(InlineStore):
     """The driver for virtual time, on a machine that misbehaves."""
 
+    _again = 0.25
+
     def __init__(self, machine: "Machine", process: "Process") -> None:
         super().__init__(str(machine.path), beat=BEAT * machine.pace)
         self._machine = machine
