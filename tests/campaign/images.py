@@ -34,6 +34,7 @@ from stagerun.store.opening import STEPS
 from stagerun.store.owner import folder_of
 from stagerun.store.page import SIZE
 from tests.campaign import diskloads, shim
+from tests.campaign.cores import on_all_cores
 from tests.campaign.diskloads import LOADS
 from tests.campaign.part import Part
 from tests.campaign.platter import Platter
@@ -71,17 +72,12 @@ def run(
             skipped=shim.unavailable(),
         )  # fmt: skip
     found, counts = list[str](), Counter[str]()
-    for number, first in enumerate(range(0, images, each)):
-        load = [*LOADS][number % len(LOADS)]
-        log = folder / f"{load}-{seed}-{number}.log"
-        _record(load, f"{seed} {number}", log, library, plant)
-        size = min(each, images - first)
-        trials = [Trial(seed, trial) for trial in range(first, first + size)]
-        wrong = list(_checked(log, trials, folder, counts))
-        counts["recordings of a program"] += 1
+    trials = [Trial(seed, number) for number in range(images)]
+    work = partial(_imagined, folder=folder, library=library, plant=plant)
+    shares = [trials[first : first + each] for first in range(0, images, each)]
+    for wrong, counted in on_all_cores(work, enumerate(shares)):
         found += wrong
-        if not wrong:
-            log.unlink()  # else it is needed to replay
+        counts += counted
     return Part(
         name="power loss", what=what, command=command, trials=images, violations=tuple(found),
         seconds=time.time() - began, counts=counts,
@@ -103,6 +99,22 @@ class Trial:
             f"python -m tests.campaign.images --only {self.number} --seed {self.seed}"
             f" --recording {log}"
         )
+
+
+def _imagined(
+    share: tuple[int, Sequence[Trial]], *, folder: Path, library: Path, plant: str
+) -> tuple[list[str], Counter[str]]:
+    """Record a program, and check images of it; return what is wrong, and what was counted."""
+    number, trials = share
+    load, seed = [*LOADS][number % len(LOADS)], trials[0].seed
+    log = folder / f"{load}-{seed}-{number}.log"
+    counts = Counter({"recordings of a program": 1})
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        _record(load, f"{seed} {number}", log, library, plant)
+        wrong = list(_checked(log, trials, Path(place), counts))
+    if not wrong:
+        log.unlink()  # else it is needed to replay
+    return wrong, counts
 
 
 def _record(load: str, seed: str, log: Path, library: Path, plant: str) -> None:

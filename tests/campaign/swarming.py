@@ -1,24 +1,18 @@
 """The simulated parts: seeds of whole systems, bugs on purpose, and a year of schedules."""
 
-import multiprocessing
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
 
+from tests.campaign.cores import CORES, on_all_cores
 from tests.campaign.part import Part
 from tests.simulation import month
 from tests.simulation.plants import PLANTS
 from tests.simulation.swarm import Verdict, live
 
 __all__ = ["plants", "seeds", "year"]
-
-R = TypeVar("R")
 
 _SEED = "python -m tests.simulation.swarm"
 _TWICE = 50
@@ -28,7 +22,7 @@ _TWICE = 50
 def seeds(count: int, first: int) -> Part:
     """Live through *count* seeds, from *first* on."""
     began, counts, violations, virtual = time.perf_counter(), Counter[str](), list[str](), 0.0
-    for verdict, again in _all(_lived, range(first, first + count)):
+    for verdict, again in on_all_cores(_lived, range(first, first + count)):
         virtual += verdict.seconds
         counts += verdict.counts
         violations += [f"{_SEED} --only {verdict.seed}: {each}" for each in verdict.violations]
@@ -52,7 +46,7 @@ def seeds(count: int, first: int) -> Part:
         seconds=spent,
         counts={
             "virtual hours": round(virtual / 3600, 1),
-            "seeds a minute and core": round(count / spent * 60 / _jobs()),
+            "seeds a minute and core": round(count / spent * 60 / CORES),
             **dict(sorted(counts.items())),
         },
     )
@@ -61,7 +55,7 @@ def seeds(count: int, first: int) -> Part:
 def plants(most: int, name: str | None = None) -> Part:
     """Look for each bug on purpose, or for one of them, in up to *most* seeds."""
     began, names = time.perf_counter(), [name] if name else [*PLANTS]
-    found = dict(zip(names, _all(partial(_first_red, most), names), strict=True))
+    found = dict(zip(names, on_all_cores(partial(_first_red, most), names), strict=True))
     missed = [each for each, seed in found.items() if seed is None]
     spent = time.perf_counter() - began
     at = [seed + 1 for seed in found.values() if seed is not None]
@@ -130,14 +124,3 @@ def _lived(seed: int) -> tuple[Verdict, str | None]:
 
 def _first_red(most: int, name: str) -> int | None:
     return next((seed for seed in range(most) if live(seed, name).violations), None)
-
-
-def _jobs() -> int:
-    return os.cpu_count() or 1
-
-
-def _all(work: Callable[[Any], R], what: Iterable[Any]) -> Iterator[R]:
-    """Do it in as many processes as there are cores; each begins from nothing."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_jobs(), mp_context=context) as pool:
-        yield from pool.map(work, what, chunksize=1)

@@ -100,7 +100,7 @@ class Register:
         self.log.info(
             "stage %s under way for %.0f s: %d of %d settled, %d in flight, the oldest for %.1f s",
             self._stage.name,
-            now - (self._began or now),
+            0.0 if self._began is None else now - self._began,
             counts.settled,
             counts.accepted,
             counts.in_flight,
