@@ -21,7 +21,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,18 +39,23 @@ __all__ = ["main", "run"]
 _NOTICED: Final = 1.0
 """Seconds after which a file that is gone is noticed."""
 _LONGEST: Final = 60.0
+_AT_ONCE: Final = 3
 
 
 def run(rounds: int, seed: int, folder: Path) -> Part:
     """Meet each fault of the table once, and so many mutations."""
     began, found, counts = time.monotonic(), list[str](), Counter[str]()
-    skipped = []
+    rows, skipped = list[Opening | UnderWay](), list[str]()
     for row in (*AT_THE_OPENING, *UNDER_WAY):
         if reason := unavailable(row):
             skipped.append(f"{row.name}: {reason}")
-            continue
-        found += row_violations(row, folder)
-        counts["rows of the table"] += 1
+        else:
+            rows.append(row)
+    _prepare(folder)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of them wait
+        for violations in pool.map(partial(row_violations, folder=folder), rows):
+            found += violations
+            counts["rows of the table"] += 1
     mutated = mutations.run(rounds, seed, folder)
     return Part(
         name="files",
@@ -87,11 +94,7 @@ def unavailable(row: Opening | UnderWay) -> str:
 
 def row_violations(row: Opening | UnderWay, folder: Path) -> list[str]:
     """Meet one fault; return what came of it that should not."""
-    found: list[str] = []
-    sound = folder / "sound"
-    if not sound.exists():
-        sound.mkdir()
-        _sound(sound / "x.db")
+    found, sound = list[str](), _prepare(folder)
     for deed in ("use", "command") if isinstance(row, Opening) else ("live",):
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
             Path(place).chmod(0o755)
@@ -104,11 +107,15 @@ def row_violations(row: Opening | UnderWay, folder: Path) -> list[str]:
     return [f"python -m tests.campaign.files --only {row.name!r}: {each}" for each in found]
 
 
-def _sound(path: Path) -> None:
-    """Make a database with a run in it."""
-    done = _child("use", path)
-    if "succeeded" not in done.stdout:
-        raise RuntimeError(f"no database could be made: {done.stdout}{done.stderr}")
+def _prepare(folder: Path) -> Path:
+    """Make a database with a run in it, if it is not there yet; return its folder."""
+    sound = folder / "sound"
+    if not sound.exists():
+        sound.mkdir()
+        done = _child("use", sound / "x.db")
+        if "succeeded" not in done.stdout:
+            raise RuntimeError(f"no database could be made: {done.stdout}{done.stderr}")
+    return sound
 
 
 def _child(deed: str, path: Path, *more: str) -> subprocess.CompletedProcess[str]:
