@@ -1,5 +1,6 @@
 """Fixtures for all tests: a runtime in virtual time, and the sums that must hold on disk."""
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,6 +30,11 @@ def virtual_env(**options: Any) -> Env:
         "threads": False,
     }
     return Env(**(given | options))
+
+
+def same_repr(value: object) -> str:
+    """Return a name for a test's value: the same in each process, whatever its address is."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @frozen

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from stagerun import DROP, Pipeline, PolicyError, Retry, batch, stage
-from tests.conftest import Bench, listed
+from tests.conftest import Bench, listed, same_repr
 
 
 def recording(sizes, **options):
@@ -94,7 +94,9 @@ async def test_only_the_items_that_failed_are_tried_again(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [[], [1], [1, 2, 3, 4, 5], None, 7, "abcd", {1: 2}, (n for n in range(4))], ids=repr
+    "wrong",
+    [[], [1], [1, 2, 3, 4, 5], None, 7, "abcd", {1: 2}, (n for n in range(4))],
+    ids=same_repr,
 )
 async def test_a_wrong_number_of_results_fails_the_batch_and_says_so(bench: Bench, wrong) -> None:
     @batch(size=4)

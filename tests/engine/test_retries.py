@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from stagerun import Pipeline, Retry, RetryLater, stage
-from tests.conftest import Bench, listed
+from tests.conftest import Bench, listed, same_repr
 
 
 def failing(times, error=None):
@@ -67,7 +67,7 @@ async def test_retry_later_beyond_the_budget_fails_the_item_at_once(bench: Bench
     ]
 
 
-@pytest.mark.parametrize("after", [float("nan"), -5, None, "soon", True, object()], ids=repr)
+@pytest.mark.parametrize("after", [float("nan"), -5, None, "soon", True, object()], ids=same_repr)
 async def test_an_odd_retry_after_counts_as_none(bench: Bench, after) -> None:
     retry = Retry(attempts=2, base=2)
     pipeline = Pipeline("odd", [stage(name="s", retry=retry)(failing(1, RetryLater(after)))])
@@ -127,7 +127,9 @@ async def test_only_the_errors_that_were_named_are_retried(bench: Bench) -> None
     assert tries == {1: 3, 2: 1}
 
 
-@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit()], ids=same_repr
+)
 async def test_what_is_not_an_exception_is_never_retried(bench: Bench, error) -> None:
     pipeline = Pipeline(
         "exits", [stage(name="s", retry=Retry(attempts=3, base=0))(failing(2, error))]

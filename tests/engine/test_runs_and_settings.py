@@ -12,7 +12,7 @@ from stagerun.engine.env import Env
 from stagerun.engine.run import RunActor
 from stagerun.store.documents import run_list
 from stagerun.store.inline import InlineStore
-from tests.conftest import Bench
+from tests.conftest import Bench, same_repr
 
 
 @stage(workers=1)
@@ -53,7 +53,7 @@ async def test_a_good_setting_is_what_the_run_uses() -> None:
         {"items": "text"},
         {"items": 5},
     ],
-    ids=str,
+    ids=same_repr,
 )
 async def test_a_wrong_argument_is_refused_before_anything_is_stored(wrong: dict[str, Any]) -> None:
     store = InlineStore()

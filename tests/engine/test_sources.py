@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from stagerun import Context, Pipeline, UsageError, stage
-from tests.conftest import Bench, listed
+from tests.conftest import Bench, listed, same_repr
 
 
 @stage
@@ -64,7 +64,7 @@ async def test_a_pipeline_s_own_source_can_be_used_again(bench: Bench) -> None:
         assert await listed(result.results()) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("items", ["text", b"bytes", {"a": 1}, 5, object()], ids=repr)
+@pytest.mark.parametrize("items", ["text", b"bytes", {"a": 1}, 5, object()], ids=same_repr)
 async def test_what_is_no_source_is_refused(bench: Bench, items) -> None:
     with pytest.raises(UsageError):
         await bench.runtime.start(pipeline(), items)

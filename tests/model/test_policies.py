@@ -24,6 +24,7 @@ from stagerun import (
     collect,
     stage,
 )
+from tests.conftest import same_repr
 
 
 async def work(item: Any) -> Any:
@@ -63,7 +64,7 @@ WHOLE: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("policy", "option"), SECONDS + WHOLE)
-@pytest.mark.parametrize("value", NONSENSE, ids=repr)
+@pytest.mark.parametrize("value", NONSENSE, ids=same_repr)
 def test_nonsense_is_refused_with_the_name_of_the_option(
     policy: Any, option: str, value: Any
 ) -> None:

@@ -49,7 +49,7 @@ from stagerun.testing.upstream import (
     refused,
     upstream_in_thread,
 )
-from tests.conftest import sums_hold
+from tests.conftest import same_repr, sums_hold
 
 pytestmark = pytest.mark.real
 
@@ -405,7 +405,7 @@ async def test_a_flapping_upstream_is_asked_no_more_than_the_attempts_allow(tmp_
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
-@pytest.mark.parametrize("reply", [Bomb(), Bomb(encoding="deflate"), Endless()], ids=repr)
+@pytest.mark.parametrize("reply", [Bomb(), Bomb(encoding="deflate"), Endless()], ids=same_repr)
 async def test_bombs_and_endless_bodies_take_little_memory(reply: Reply, tmp_path: Path) -> None:
     async with open_upstream() as upstream:
         upstream.on("/", reply)
@@ -542,7 +542,9 @@ async def test_a_proxy_of_the_environment_is_used_save_for_this_host(
 
 
 @pytest.mark.parametrize(
-    "reply", [Answer("fresh", closes=True), Stale(Answer("fresh")), WrongLength(by=-9)], ids=repr
+    "reply",
+    [Answer("fresh", closes=True), Stale(Answer("fresh")), WrongLength(by=-9)],
+    ids=same_repr,
 )
 async def test_a_kept_connection_that_was_closed_is_no_failure_of_an_item(
     reply: Reply, tmp_path: Path
