@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from stagerun.engine import household
-from stagerun.engine.ledger import Snapshot
 from stagerun.engine.recorder import Recorder
-from stagerun.engine.run import RunActor
 from stagerun.store import frontier, writer
 from stagerun.store.transaction import Receipt, Transaction, Unit, _unit
 
@@ -51,20 +49,9 @@ def _repeat_all() -> None:
     frontier._OPEN = "1"
 
 
-def _tell_memory() -> None:
-    """Handles tell what is not committed yet."""
-
-    def snapshot(self: RunActor) -> Snapshot:
-        ledger = self.hub.ledger
-        return Snapshot(ledger.counts(), ledger.published.percent, ending=ledger.published.ending)
-
-    RunActor.snapshot = property(snapshot)  # type: ignore[method-assign,assignment] # as above
-
-
 PLANTS: Final[Mapping[str, Callable[[], None]]] = {
     "answers-early": _answer_early,
     "torn-commits": _tear_commits,
     "recovers-nobody": _recover_nobody,
     "repeats-all": _repeat_all,
-    "tells-memory": _tell_memory,
 }

@@ -45,7 +45,7 @@ def test_each_failpoint_is_a_function(name: str) -> None:
 def test_a_defect_on_purpose_is_found(plant: str, trial: str, found: str, tmp_path: Path) -> None:
     """By one of a few kills in a row: which of them meets it is the scheduler's business.
 
-    The other two plants need a campaign: ``python -m tests.campaign.kills --kills 200 --plant ...``
+    The other one needs a campaign: ``python -m tests.campaign.kills --kills 300 --plant ...``
     """
     for number in (4, 5, 6, 7, 3, 8, 2, 9):
         command = [sys.executable, "-m", "tests.campaign.kills", "--plant", plant]
