@@ -29,11 +29,10 @@ _SIZES: Final[Mapping[str, Mapping[str, int]]] = {
         "seeds": 1_000,
         "plant": 1_000,
         "images": 20_000,
-        "disk": 300,
+        "disk": 150,
         "processes": 3,
         "clocks": 3,
-        "files": 1,
-        "upstream": 20,
+        "upstream": 10,
     },
     "release": {
         "kills": 50_000,

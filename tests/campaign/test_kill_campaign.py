@@ -39,7 +39,7 @@ def test_each_failpoint_is_a_function(name: str) -> None:
     [
         ("torn-commits", "pages,made,sql:after:{}0", "sums:"),
         ("recovers-nobody", "pages,made,point:committed-not-heard.before:{}", "not settled"),
-        ("repeats-all", "pages,made,point:item-settled.before:{}", "executed again"),
+        ("repeats-all", "cancelled,made,point:cancel-asked.before:1", "executed again"),
     ],
 )
 def test_a_defect_on_purpose_is_found(plant: str, trial: str, found: str, tmp_path: Path) -> None:
