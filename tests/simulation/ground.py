@@ -65,6 +65,15 @@ class Truth:
             self._connection.close()
             self._connection = None
 
+    @property
+    def well_for(self) -> float:
+        """For how many seconds nothing has been wrong with any process, or with the disk."""
+        return trio.current_time() - max(self._well_since, self._last_harm)
+
+    @property
+    def _last_harm(self) -> float:
+        return self.machine.harm[-1][0] if self.machine.harm else 0.0
+
     # -- as an observer of the machine ----------------------------------------------------------
 
     def composed(self, process: Process) -> None:
@@ -164,7 +173,7 @@ class Truth:
 
     def _look(self, now: float) -> None:
         machine, processes = self.machine, self.processes
-        harmed = machine.harm and now - machine.harm[-1][0] < 2
+        harmed = machine.harm and now - self._last_harm < 2
         store_ill = bool(machine.refusals) or machine.slowness > 0.1
         if harmed or store_ill or not any(p.serving and not p.frozen for p in processes):
             self._able_since = now

@@ -12,15 +12,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
+import trio
 from attrs import evolve
 
 from stagerun.engine import household, intake, overdue, requests
 from stagerun.engine.desk import Desk
 from stagerun.engine.emission import Emitter
+from stagerun.engine.handle import Run
 from stagerun.engine.ledger import Ledger
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.reread import Reread
+from stagerun.engine.runtime import Runtime
 from stagerun.engine.stage import StageActor
+from stagerun.rules import frontier as rules_frontier
 from stagerun.rules import liveness, verdict
 from stagerun.store import frontier, lateness, questions, starting, writes
 from stagerun.store.owner import Liveness
@@ -280,6 +284,13 @@ def the_first_waiting_is_lost() -> Iterator[None]:
 
 
 @plant
+def one_death_is_enough() -> Iterator[None]:
+    """An item with which a process died once is given up."""
+    with everywhere(rules_frontier.condemned, lambda *_: True):
+        yield
+
+
+@plant
 def no_retries() -> Iterator[None]:
     """The first failure is the last."""
     by_attempt = verdict._by_attempt
@@ -324,6 +335,49 @@ def cancel_is_not_passed_on() -> Iterator[None]:
 
     with replaced(requests.Requests, "_cancel", deaf):
         yield
+
+
+@plant
+def one_is_cancelled_and_all_are() -> Iterator[None]:
+    """Whoever cancels a run cancels all that the process has."""
+    cancel = requests.Requests._cancel
+
+    def sweeping(self: Any, actor: Any, reason: str) -> Any:
+        for other in [*self._runs.values()]:
+            cancel(self, other, reason)
+        return cancel(self, actor, reason)
+
+    with replaced(requests.Requests, "_cancel", sweeping):
+        yield
+
+
+@plant
+def no_answer_to_a_cancel() -> Iterator[None]:
+    """What was asked is done, and whoever asked never hears of it."""
+    with replaced(requests.Requests, "cancel", _forgotten(requests.Requests.cancel)):
+        yield
+
+
+@plant
+def no_answer_to_a_start() -> Iterator[None]:
+    """A run begins, and whoever started it never hears of it."""
+    with replaced(Runtime, "start", _forgotten(Runtime.start)):
+        yield
+
+
+@plant
+def no_answer_to_a_wait() -> Iterator[None]:
+    """A run ends, and whoever waits for that never hears of it."""
+    with replaced(Run, "wait", _forgotten(Run.wait)):
+        yield
+
+
+def _forgotten(ask: Any) -> Any:
+    async def forgotten(*args: Any, **more: Any) -> None:
+        await ask(*args, **more)
+        await trio.sleep_forever()
+
+    return forgotten
 
 
 @plant

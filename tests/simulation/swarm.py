@@ -10,30 +10,29 @@ every run; what was interrupted is resumed; and what came of each item is compar
 
 import argparse
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, frozen
 
-from stagerun import Pipeline, UsageError
-from stagerun.engine.runtime import Runtime
 from stagerun.testing.determinism import run_in_virtual_time
 from stagerun.testing.faults import Crash, Fault, FaultPlan, Freeze, LostFile, Shutdown, Sleep
 from stagerun.testing.inspector import Inspector, unsound
 from stagerun.testing.machine import Machine, Process
-from stagerun.testing.mortal import ProcessDied
 from stagerun.testing.nemesis import befall
 from tests.conftest import sums_hold
 from tests.simulation.comparison import Comparison
+from tests.simulation.customers import Customers
 from tests.simulation.ground import Truth
 from tests.simulation.plants import PLANTS
 from tests.simulation.workloads import RUN, Oracle, pipelines
@@ -44,8 +43,15 @@ SAFETY: Final = 200.0
 """Seconds in which faults come."""
 PATIENCE: Final = 100.0
 """Seconds beyond them that a customer waits."""
-_COMES_TOGETHER: Final = 0.4
+REAL: Final = 120.0
+"""Seconds of real time for one seed, which takes less than one of them."""
+_COMES_TOGETHER: Final = 0.6
 """Share of the lost files whose process then stands still."""
+_DEADLY_SEEDS: Final = 0.2
+"""Share of the seeds in which a process that was killed is killed again and again."""
+_CONDEMNED: Final = 3
+"""Deaths with an item in hand before that is given up."""
+_DEADLY: Final = ("is killed", "stands still", "is deleted", "without a word")
 LIVENESS: Final = 3 * RUN + 60.0
 """Seconds in which all must have ended after that: a run may wait for two others before it."""
 
@@ -71,7 +77,8 @@ def live(seed: int, plant: str | None = None) -> Verdict:
     ):
         system = _System.of(seed, Path(place) / "runs.db")
         try:
-            seconds = run_in_virtual_time(system.live, seed=seed)
+            with _within(REAL):
+                seconds = run_in_virtual_time(system.live, seed=seed)
         except Exception as error:  # noqa: BLE001 - whatever comes out of a runtime is a finding
             seconds = 0.0
             system.inspector.violations.append(f"a process failed: {_innermost(error)!r}")
@@ -87,6 +94,22 @@ def live(seed: int, plant: str | None = None) -> Verdict:
             counts=system.counts,
             log=tuple(machine.log),
         )
+
+
+@contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Raise ``TimeoutError`` after so many seconds of real time: virtual time may stand still."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError(f"virtual time stands still, or nearly so: {seconds:g} s have passed")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -105,12 +128,8 @@ class _System:
     inspector: Inspector
     dice: random.Random
     plan: FaultPlan
-    processes: list[Process] = field(factory=list)
-    known: dict[str, Pipeline] = field(factory=dict)
-    sizes: dict[str, int] = field(factory=dict)
-    counts: Counter[str] = field(factory=Counter)
-    keys: dict[str, str] = field(factory=dict)
-    """Of each key that a customer used, the pipeline."""
+    processes: Sequence[Process]
+    customers: Customers
 
     @classmethod
     def of(cls, seed: int, path: Path) -> "_System":
@@ -128,16 +147,14 @@ class _System:
         plan = FaultPlan((*plan.faults, *_worse(plan, dice)))
         inspector = Inspector(machine)
         truth = Truth(machine, inspector)
-        system = cls(machine, Oracle.of(seed), truth, inspector, dice, plan)
-        size = dice.choice([1, 4, 12])
-        known = pipelines(system.oracle, truth, lambda: size)
-        system.known = {pipeline.name: pipeline for pipeline in known}
-        system.sizes = {pipeline.name: size for pipeline in known}
+        oracle, size = Oracle.of(seed), dice.choice([1, 4, 12])
+        known = pipelines(oracle, truth, lambda: size)
         truth.workers = {each.name: each.workers for one in known for each in one.stages}
-        system.processes = [Process(machine, number, known) for number in range(count)]
-        truth.processes = system.processes
+        truth.processes = [Process(machine, number, known) for number in range(count)]
+        names = {pipeline.name: pipeline for pipeline in known}
+        customers = Customers(truth, inspector, truth.processes, names, size)
         machine.observers += [inspector, truth]
-        return system
+        return cls(machine, oracle, truth, inspector, dice, plan, truth.processes, customers)
 
     async def live(self) -> float:
         """Live to the end; return how many seconds that were."""
@@ -147,89 +164,25 @@ class _System:
             await trio.sleep(0.5)
             nursery.start_soon(self.truth.watch)
             with trio.move_on_after(SAFETY + PATIENCE):
-                async with trio.open_nursery() as customers:
-                    customers.start_soon(befall, self.machine, self.processes, self.plan)
+                async with trio.open_nursery() as under_fire:
+                    under_fire.start_soon(befall, self.machine, self.processes, self.plan)
                     for number in range(self.dice.choice([1, 2, 4, 6])):
-                        customers.start_soon(
-                            self._customer, random.Random(f"{number}/{self.machine.seed}")
-                        )
+                        dice = random.Random(f"{number}/{self.machine.seed}")
+                        under_fire.start_soon(self.customers.want, dice, 0.8 * SAFETY)
                     await trio.sleep(SAFETY)
             self.machine.note("the faults are over")
-            await self._settle()
+            with trio.move_on_after(2 * LIVENESS + len(self.customers.keys) * RUN) as patience:
+                await self._settle()
+            if patience.cancelled_caught:
+                self.inspector.violate("it is over, and somebody waits for ever")
             nursery.cancel_scope.cancel()
         return trio.current_time()
-
-    # -- customers ------------------------------------------------------------------------------
-
-    async def _customer(self, dice: random.Random) -> None:
-        """Want runs, one after the other, insist on each, and do with it what customers do."""
-        await trio.sleep(dice.uniform(0, 0.5 * SAFETY))
-        while trio.current_time() < 0.8 * SAFETY:
-            key = f"{dice.getrandbits(32):08x}"
-            name = dice.choice(sorted(self.sizes))
-            self.keys[key] = name
-            run = await self._insist(dice, partial(self._start, key, name, dice.random() < 0.3))
-            self.counts["started"] += 1
-            for _ in range(dice.choice([0, 1, 2])):
-                await trio.sleep(dice.choice([dice.uniform(0, 5), dice.uniform(0, 60)]))
-                what = dice.choice([self._cancel, self._resume, self._wait, self._look])
-                await self._insist(dice, partial(what, run))
-            await trio.sleep(dice.uniform(0, 60))
-
-    async def _insist(self, dice: random.Random, ask: Any) -> Any:
-        """Ask one process after the other until one has answered."""
-        while True:
-            process = dice.choice(self.processes)
-            with trio.move_on_after(60):
-                try:
-                    return await process.call(partial(ask, process))
-                except ProcessDied:
-                    self.counts["unknown"] += 1
-            await trio.sleep(1)
-
-    async def _start(
-        self, key: str, name: str, in_line: bool, process: Process, runtime: Runtime
-    ) -> str:
-        own = process.own(name)
-        items = None
-        if own.source is None:
-            items = [{"n": n} for n in range(1, self.sizes[name] + 1)]
-        line = "line" if in_line else None
-        run = await runtime.start(own, items, key=key, concurrency_key=line)
-        if not self.truth.ask("SELECT 1 FROM runs WHERE id = ?", run.id):
-            self.inspector.violate(f"run {run.id} was started, and is not on disk")
-        return run.id
-
-    async def _cancel(self, run: str, _process: Process, runtime: Runtime) -> None:
-        answer = await runtime.cancel(run)
-        self.counts["cancelled"] += 1
-        ((generation,),) = self.truth.ask("SELECT generation FROM runs WHERE id = ?", run)
-        if answer["became"] == "cancelling":
-            self.truth.cancelled[run] = (generation, trio.current_time())
-
-    async def _resume(self, run: str, process: Process, runtime: Runtime) -> None:
-        ((name,),) = self.truth.ask("SELECT pipeline FROM runs WHERE id = ?", run)
-        with suppress(UsageError):  # it has not ended, or has succeeded
-            await runtime.resume(run, process.own(name))
-            self.counts["resumed"] += 1
-
-    async def _wait(self, run: str, _process: Process, runtime: Runtime) -> None:
-        result = await (await runtime.find(run)).wait()
-        self.truth.told[run, result.generation] = result.status
-        self.truth.compare_told(run, result.generation, result.status, result.stages)
-
-    async def _look(self, run: str, _process: Process, runtime: Runtime) -> None:
-        handle = await runtime.find(run)
-        for _ in range(20):
-            told = (handle.generation, handle.status, handle.counts)
-            self.truth.compare_told(run, *told)
-            await trio.sleep(0.5)
 
     # -- the end --------------------------------------------------------------------------------
 
     async def _settle(self) -> None:
         """Wait until all has ended; have resumed what was interrupted, and wait again."""
-        since = trio.current_time()
+        since, dice = trio.current_time(), random.Random(self.machine.seed)
         resumed = set[str]()
         while trio.current_time() - since < LIVENESS + len(resumed) * RUN:
             await trio.sleep(5)
@@ -244,10 +197,12 @@ class _System:
                 )
             ]
             if not left:
+                for (run,) in self.truth.ask("SELECT id FROM runs"):
+                    await self.customers.insist(dice, partial(self.customers.wait, run))
                 return
             for run in left:
                 resumed.add(run)
-                await self._insist(random.Random(1), partial(self._resume, run))
+                await self.customers.insist(dice, partial(self.customers.resume, run))
         for row in self.truth.ask(
             "SELECT run, generation, status, cause FROM generations"
             " WHERE finished_at IS NULL OR status = 'interrupted'"
@@ -271,9 +226,13 @@ class _System:
             ]
         self.counts["calls"] = self.truth.calls
         self.counts["commits"] = self.inspector.commits
-        self.counts["runs"] = len(self.keys)
         for fault in self.plan.faults:
             self.counts[_NAMES.get(type(fault), type(fault).__name__.lower())] += 1
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often what was done and befell."""
+        return self.customers.counts
 
     def _compare_told(self, connection: sqlite3.Connection) -> None:
         for (run, generation), status in self.truth.told.items():
@@ -288,47 +247,84 @@ class _System:
     def _too_early(self) -> Iterable[str]:
         """No run ends by its deadline before that, on a clock that nobody sets."""
         begun = dict[str, float]()
-        for line in self.machine.log:
-            at, _, what = line.partition(" ")
-            which, _, status = what.partition(": ")
+        for at, which, status in self._statuses():
             if status == "running":
-                begun[which] = float(at)
+                begun[which] = at
             elif status.startswith("timed_out") and which in begun:
-                lasted = float(at) - begun[which]
+                lasted = at - begun[which]
                 # One that stands still cannot put its deadline right after a sleep: others end it.
-                stopped = "did not end it" in status and any(
-                    isinstance(fault, Freeze) and fault.at < float(at) < fault.at + fault.seconds
-                    for fault in self.plan.faults
-                )
+                stopped = "did not end it" in status and self._froze(at, at)
                 if lasted < RUN and not stopped:
                     yield f"{which} ended by its deadline, after {lasted:.1f} s: {status}"
 
     def _compare_runs(self, connection: sqlite3.Connection) -> Iterable[str]:
-        lenient = any(isinstance(fault, Freeze) for fault in self.plan.faults)
-        for run, name, key, status, cause in connection.execute(
-            "SELECT r.run, r.pipeline, r.request_key, g.status, g.cause"
+        spans = dict[int, tuple[float, float]]()
+        for at, which, _ in self._statuses():
+            run = int(which.split()[1].rstrip(","))
+            spans[run] = (spans.get(run, (at, at))[0], at)
+        for run, identifier, name, key, status, cause in connection.execute(
+            "SELECT r.run, r.id, r.pipeline, r.request_key, g.status, g.cause"
             " FROM runs r JOIN generations g USING (run, generation)"
         ).fetchall():
+            self.counts["runs"] += 1
             self.counts[f"ended {status}"] += 1
-            began = key is not None or status != "interrupted"
-            if key is None and began:
-                yield f"run {run} of {name} is {status}, and no customer's key leads to it"
+            if key is None:
+                if status != "interrupted":
+                    yield f"run {run} of {name} is {status}, and no customer's key leads to it"
+                continue
             if status == "failed" and cause not in ("least_ok", "survivors"):
                 yield f"run {run} of {name} failed, {cause}"
-            if key is not None and status == "succeeded":
-                comparison = Comparison(connection, self.oracle, run, lenient=lenient)
-                yield from comparison.differences(self.known[name], self.sizes[name])
+            if status == "cancelled" and identifier not in self.customers.unwanted:
+                yield f"run {run} of {name} is cancelled, and nobody has asked for that"
+            comparison = Comparison(
+                connection,
+                self.oracle,
+                run,
+                whole=status == "succeeded",
+                lenient=self._froze(*spans[run]),
+                deadly=self._deaths(*spans[run]) >= _CONDEMNED,
+            )
+            yield from comparison.differences(self.customers.known[name], self.customers.size)
+
+    def _statuses(self) -> Iterator[tuple[float, str, str]]:
+        """Give when which generation became what."""
+        for line in self.machine.log:
+            at, _, what = line.partition(" ")
+            which, _, status = what.partition(": ")
+            if which.startswith("run ") and ", generation " in which:
+                yield float(at), which, status
+
+    def _froze(self, since: float, until: float) -> bool:
+        """Whether a process stood still in that time."""
+        return any(
+            isinstance(fault, Freeze) and fault.at <= until and since <= fault.at + fault.seconds
+            for fault in self.plan.faults
+        )
+
+    def _deaths(self, since: float, until: float) -> int:
+        """How often somebody could take a process for dead in that time."""
+        return sum(
+            since <= at <= until and any(word in line for word in _DEADLY)
+            for at, line in self.machine.harm
+        )
 
 
 def _worse(plan: FaultPlan, dice: random.Random) -> Iterator[Fault]:
-    """Give what makes some of these faults worse: a process that has no file any more stands still.
+    """Give what makes some of these faults worse.
 
-    So others end what a living process has, and it must hear of that.
+    A process that has no file any more stands still: so others end what a living process has, and
+    it must hear of that. One that was killed is killed again and again, soon after it is back.
     """
+    deadly = dice.random() < _DEADLY_SEEDS
     for fault in plan.faults:
         if isinstance(fault, LostFile) and dice.random() < _COMES_TOGETHER:
             at = fault.at + dice.uniform(0, 10)
-            yield Freeze(at=at, process=fault.process, seconds=dice.uniform(60, 200))
+            yield Freeze(at=at, process=fault.process, seconds=dice.uniform(100, 300))
+        if isinstance(fault, Crash) and deadly:
+            at = fault.at + fault.downtime
+            for _ in range(3):
+                at += dice.uniform(2, 10)
+                yield Crash(at=at, process=fault.process, downtime=0.5)
 
 
 _NAMES: Final[dict[type[Fault], str]] = {

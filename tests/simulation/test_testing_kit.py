@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import trio
 
-from stagerun import Pipeline, Retry, Schedule, UsageError, batch, collect, stage
+from stagerun import Pipeline, PolicyError, Retry, Schedule, UsageError, batch, collect, stage
 from stagerun.engine.emission import Emitter
 from stagerun.testing import (
     BrokenPromiseError,
@@ -148,3 +149,54 @@ def test_children_that_a_repeated_parent_gives_twice_are_found(
 async def test_a_simulation_within_a_program_on_trio_is_refused() -> None:
     with pytest.raises(UsageError, match="plain function"):
         simulate(SQUARES, [1])
+
+
+def test_one_simulation_at_a_time() -> None:
+    """trio's order of tasks is one for the process: a second simulation would change the first."""
+
+    @stage
+    async def simulates(n: int) -> str:
+        errors = list[str]()
+
+        def another() -> None:
+            try:
+                simulate(SQUARES, [n])
+            except UsageError as error:
+                errors.append(str(error))
+
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join(30)
+        return errors[0]
+
+    refused = simulate(Pipeline("simulates", [simulates]), [1])
+    assert "another thread of this process is in a simulation" in refused.results[0]
+    assert simulate(SQUARES, [3]).results == [9]
+
+
+def test_a_fault_of_no_process_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"Crash.at=1.* there are 2, counted from 0"):
+        simulate(SQUARES, [1], faults=FaultPlan([Crash(at=1, process=2)]), processes=2)
+    with pytest.raises(PolicyError, match=r"DiskError.error must begin with .* got 'SQLITE_ROW'"):
+        DiskError(at=0, error="SQLITE_ROW")
+
+
+def test_a_run_that_outlasts_the_hours_is_cut() -> None:
+    simulation = simulate(SQUARES, [*range(2000)], hours=0.1)
+    assert simulation.cut
+    assert simulation.status != "succeeded"
+    assert "360.000 the time is over, and the run has not ended: 360 s" in simulation.log
+    assert not simulate(SQUARES, [1], hours=0.1).cut
+
+
+@pytest.mark.parametrize("faults", [FaultPlan(), FaultPlan([Crash(at=5)])])
+def test_a_stage_that_never_leaves_its_shield_is_named(faults: FaultPlan) -> None:
+    @stage
+    async def stubborn(n: int) -> int:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+        return n
+
+    pipeline = Pipeline("stubborn", [stubborn], deadline=60)
+    with pytest.raises(UsageError, match=r"stubborn\(\) in .*test_testing_kit.py, line \d+, waits"):
+        simulate(pipeline, [1, 2], faults=faults)

@@ -109,8 +109,11 @@ def test_a_defect_of_the_engine_is_found_and_shrinks_to_one_crash(
     monkeypatch.setattr(Emitter, "reopen", classmethod(forgetful))
     found = list[tuple[PipelineCase, FaultPlan]]()
 
-    @settings(QUICK, max_examples=100, phases=[Phase.generate, Phase.shrink], database=None)
-    @given(case=pipelines(stages=2, kinds=["many"]), plan=TWO_CRASHES)
+    @settings(QUICK, max_examples=1000, phases=[Phase.generate, Phase.shrink], database=None)
+    @given(
+        case=pipelines(stages=2, kinds=["many"], endings=["returns"]),
+        plan=fault_plans(seconds=5, kinds=["crash"], most=2),
+    )
     def search(case: PipelineCase, plan: FaultPlan) -> None:
         try:
             case.check(simulate(case.pipeline, [*case.items], faults=plan))

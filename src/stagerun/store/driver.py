@@ -13,6 +13,7 @@ from stagerun.store.transaction import Receipt, Transaction
 
 __all__ = [
     "BEAT",
+    "PASSING",
     "Composer",
     "Question",
     "Store",
@@ -115,7 +116,7 @@ class Store(Protocol):
 
 def is_passing(error: BaseException) -> bool:
     """Whether to try the same transaction again: the trouble may pass, if people help."""
-    return isinstance(error, MemoryError) or _name(error).startswith(_PASSING)
+    return isinstance(error, MemoryError) or _name(error).startswith(PASSING)
 
 
 def needs_space(error: BaseException) -> bool:
@@ -129,7 +130,7 @@ def is_distrusted(error: BaseException) -> bool:
 
 
 _LOCKS = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
-_PASSING = (
+PASSING = (
     *_LOCKS,
     "SQLITE_FULL",
     "SQLITE_IOERR",
@@ -137,6 +138,7 @@ _PASSING = (
     "SQLITE_CANTOPEN",  # for one: no descriptor is left just now
     "SQLITE_NOMEM",
 )
+"""SQLite's names of errors after which a commit is tried again; what they begin with."""
 
 
 def _name(error: BaseException) -> str:

@@ -163,7 +163,7 @@ def _many(case: StageCase, name: str) -> Stage:
     async def many(number: int, ctx: Context) -> AsyncGenerator[int]:
         await _work(case, number, ctx.attempt)
         for ordinal in range(case.children):
-            await trio.sleep(case.doing(number).seconds / 10)
+            await trio.sleep(case.doing(number).seconds)
             yield 10 * number + ordinal
 
     return many

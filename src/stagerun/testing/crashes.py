@@ -45,7 +45,8 @@ def crash_at_every_commit(
     """Run *pipeline* undisturbed; then again with a crash before and after each commit.
 
     After the crash a new process resumes the run. It must end with the same status, the same
-    outcome for each item, and the same results.
+    outcome for each item of the first stage, as many outcomes of each kind in the others (whose
+    items may come in another order), and the same results; and it must be one run that did it.
 
     Args:
         pipeline: What is run, as by ``simulate()``.
@@ -133,8 +134,11 @@ def _outcome(simulation: Simulation, compare: Callable[[Sequence[Any]], Any]) ->
     if not simulation.runs:
         return {"status": None}
     run = simulation.run
+    first, *others = [stage["name"] for stage in run.document["stages"]]
     return {
         "status": run.status,
-        "outcomes": {stage: sorted(of.values()) for stage, of in sorted(run.outcomes.items())},
+        "runs that began": max(1, sum(any(each.outcomes.values()) for each in simulation.runs)),
+        first: dict(sorted(run.outcomes.get(first, {}).items())),
+        "outcomes": {stage: sorted(run.outcomes.get(stage, {}).values()) for stage in others},
         "results": compare(run.results),
     }

@@ -7,6 +7,7 @@ from typing import Any, Final
 from attrs import field, frozen
 
 from stagerun.errors import PolicyError
+from stagerun.store.driver import PASSING
 
 __all__ = [
     "CALM",
@@ -94,7 +95,13 @@ class DiskError(Fault):
     """For so long the disk refuses each commit. *error*: by SQLite's name of it."""
 
     seconds: float = 10.0
-    error: str = "SQLITE_IOERR_WRITE"
+    error: str = field(default="SQLITE_IOERR_WRITE")
+
+    @error.validator
+    def _check_error(self, _attribute: Any, value: str) -> None:
+        if not value.startswith(PASSING):
+            known = ", ".join(PASSING)
+            raise PolicyError("DiskError.error", f"must begin with one of {known}, got {value!r}")
 
 
 @frozen(kw_only=True)

@@ -21,7 +21,8 @@ from stagerun.engine.runtime import Runtime
 from stagerun.errors import RuntimeClosedError, StoreError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
-from stagerun.store.transaction import Receipt, Transaction
+from stagerun.store.transaction import Receipt, Rows, Transaction
+from stagerun.store.writes import INSERT
 from stagerun.testing.mortal import ProcessDied, mortal
 from stagerun.testing.store import SimulatedStore
 
@@ -29,6 +30,8 @@ __all__ = ["BEGIN", "Machine", "Observer", "Process"]
 
 T = TypeVar("T")
 
+_FACTS: Final = tuple(INSERT[table] for table in INSERT if table not in ("events", "failures"))
+"""Rows that say what became of items; in others are words, with numbers of processes and such."""
 BEGIN: Final = 1_772_409_600.0
 """2 March 2026, 00:00 UTC: when the clock on the wall begins, unless somebody says otherwise."""
 
@@ -110,10 +113,19 @@ class Machine:
             self.harm.append((trio.current_time(), line))
 
     def traced(self, process: "Process", transaction: Transaction, receipt: Receipt) -> None:
-        """Take a commit into the trace: all but the numbers that the operating system gives."""
+        """Take a commit into the trace: who did it and when, and all outcomes and results in it.
+
+        But not what differs from one process of the operating system to the next.
+        """
         said = [
             None if unit.guard is None or "pid" in unit.guard.sql else unit.guard.parameters
             for unit in transaction.units
+        ]
+        said += [
+            rows.parameters
+            for unit in transaction.units
+            for rows in unit.body
+            if isinstance(rows, Rows) and rows.insert.startswith(_FACTS)
         ]
         what = (round(trio.current_time(), 6), process.number, said, receipt.guards)
         self._trace.update(repr(what).encode())

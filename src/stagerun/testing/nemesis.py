@@ -31,7 +31,7 @@ async def befall(machine: Machine, processes: Sequence[Process], plan: FaultPlan
 
 
 async def _happen(machine: Machine, processes: Sequence[Process], fault: Fault) -> None:
-    process = processes[getattr(fault, "process", 0) % len(processes)]
+    process = processes[getattr(fault, "process", 0)]
     match fault:
         case Crash(downtime=downtime):
             process.kill(downtime)

@@ -4,6 +4,7 @@ It comes with ``stagerun[testing]`` by itself and does nothing for tests that us
 fixtures: ``simulated``, ``crashed_everywhere``, ``stagerun_seed`` and ``virtual_runtime``.
 """
 
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from stagerun.engine.opening import open_runtime
 from stagerun.engine.runtime import Runtime
 from stagerun.store.inline import InlineStore
 from stagerun.testing.crashes import CrashReport, crash_at_every_commit
+from stagerun.testing.determinism import deterministic
 from stagerun.testing.machine import BEGIN
 from stagerun.testing.simulation import Simulation, simulate
 
@@ -47,16 +49,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Say in the first lines which seeds it will be."""
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say in the first lines which seeds it will be, if somebody has said."""
     seeds = _seeds(config)
+    if seeds == range(1):
+        return None
     return f"stagerun: seed {seeds[0]}" + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat the tests that use a seed, if there are several."""
     seeds = _seeds(metafunc.config)
-    if len(seeds) > 1 and "stagerun_seed" in metafunc.fixturenames:
+    said = any(
+        "stagerun_seed" in str(mark.args[:1])
+        for mark in metafunc.definition.iter_markers("parametrize")
+    )
+    if len(seeds) > 1 and "stagerun_seed" in metafunc.fixturenames and not said:
         names = [f"seed{seed}" for seed in seeds]
         metafunc.parametrize("stagerun_seed", seeds, ids=names, indirect=True)
 
@@ -95,16 +103,21 @@ def _virtual_time(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-async def virtual_runtime(_virtual_time: None, tmp_path: Path) -> AsyncIterator[Runtime]:
+async def virtual_runtime(
+    _virtual_time: None, stagerun_seed: int, tmp_path: Path
+) -> AsyncIterator[Runtime]:
     """A runtime in virtual time, on the database ``runs.db`` in ``tmp_path``; for pytest-trio.
 
     Where all wait, the clock jumps to when the first one is due. Nothing may wait for a real
-    thread or socket. Operators' settings, the test's environment, are not read.
+    thread or socket. Operators' settings, the test's environment, are not read. The order of
+    tasks, back-off and identifiers follow from the test's seed.
     """
+    chance = random.Random(stagerun_seed)  # noqa: S311 - it shall follow from the seed
     env = Env(
         wall=lambda: BEGIN + trio.current_time(),
         monotonic=trio.current_time,
-        jitter=lambda: 0.5,
+        jitter=chance.random,
+        new_id=lambda: f"{chance.getrandbits(128):032x}",
         threads=False,
         environ={},
     )
@@ -117,7 +130,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if _has_trio(config):
         for item in items:
             if "virtual_runtime" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.trio(run=_run_in_virtual_time), append=False)
+                params = getattr(getattr(item, "callspec", None), "params", {})
+                seed = params.get("stagerun_seed", config.getoption("--stagerun-seed"))
+                run = partial(_run_in_virtual_time, seed=int(seed))
+                item.add_marker(pytest.mark.trio(run=run), append=False)
 
 
 def _has_trio(config: pytest.Config) -> bool:
@@ -126,10 +142,12 @@ def _has_trio(config: pytest.Config) -> bool:
 
 
 def _run_in_virtual_time(
-    main: Callable[[], Awaitable[Any]], *, clock: Any, instruments: Any
+    main: Callable[[], Awaitable[Any]], *, clock: Any, instruments: Any, seed: int
 ) -> Any:
+
     clock = clock or trio.testing.MockClock(autojump_threshold=0)
-    return trio.run(main, clock=clock, instruments=instruments)
+    with deterministic(seed):
+        return trio.run(main, clock=clock, instruments=instruments)
 
 
 @pytest.hookimpl(wrapper=True)

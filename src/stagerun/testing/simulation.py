@@ -25,6 +25,7 @@ from stagerun.testing.machine import BEGIN, Machine, Process
 from stagerun.testing.mortal import ProcessDied
 from stagerun.testing.nemesis import befall
 from stagerun.testing.reading import SimulatedRun, read_runs
+from stagerun.testing.stragglers import wake_stragglers
 
 __all__ = ["BrokenPromiseError", "SimulatedRun", "Simulation", "simulate"]
 
@@ -52,6 +53,8 @@ class Simulation:
     """How often each stage was called with each value (as text; for collect: ``its members``).
     After a crash some are called again."""
     commits: int
+    cut: bool
+    """Whether the hours were over before the run had ended; its runtime was left then."""
     log: Sequence[str]
     """What happened, a line each: faults, deaths, and what became of the runs."""
     trace: str
@@ -112,7 +115,9 @@ def simulate(
 
     Raises:
         BrokenPromiseError: At some commit something did not hold that stagerun promises.
-        UsageError: This is called within a program on trio.
+        UsageError: This is called within a program on trio, or beside another simulation; or a
+            fault is for a process that there is not; or a stage was still shielded from its
+            cancellation a day after the end.
     """
     world = World.of(
         what,
@@ -139,6 +144,8 @@ class World:
     processes: int
     inspector: Inspector = field(init=False)
     calls: Counter[tuple[str, str]] = field(factory=Counter)
+    cut: bool = False
+    """Whether the time was over before the run had ended."""
 
     @classmethod
     def of(
@@ -170,6 +177,12 @@ class World:
         Raises:
             BrokenPromiseError: At some commit, or in the end, something was not as promised.
         """
+        for fault in faults.faults:
+            if getattr(fault, "process", 0) not in range(self.processes):
+                raise UsageError(
+                    f"{fault} is for a process that there is not: there are {self.processes},"
+                    " counted from 0 (processes=)"
+                )
         with TemporaryDirectory(prefix="stagerun-") as folder:
             machine, seed = self.machine, self.machine.seed
             machine.path = Path(folder) / "runs.db"
@@ -186,6 +199,7 @@ class World:
                 runs=read_runs(machine.path),
                 calls=self.calls,
                 commits=self.inspector.commits,
+                cut=self.cut,
                 log=tuple(machine.log),
                 trace=machine.trace,
             )
@@ -199,17 +213,28 @@ class World:
         processes = [
             Process(self.machine, number, pipelines, schedules) for number in range(self.processes)
         ]
-        async with trio.open_nursery() as nursery:
-            for process in processes:
-                nursery.start_soon(process.live)
-            nursery.start_soon(befall, self.machine, processes, faults)
-            with trio.move_on_after(seconds):
-                if pipelines:
-                    await self._see_through(processes)
-                else:
-                    await trio.sleep_forever()
-            nursery.cancel_scope.cancel()
-        return trio.current_time()
+        leaving, woken = trio.Event(), list[str]()
+        async with trio.open_nursery() as beyond:
+            beyond.start_soon(wake_stragglers, trio.lowlevel.current_task(), leaving, woken)
+            async with trio.open_nursery() as nursery:
+                for process in processes:
+                    nursery.start_soon(process.live)
+                nursery.start_soon(befall, self.machine, processes, faults)
+                with trio.move_on_after(seconds) as patience:
+                    if pipelines:
+                        await self._see_through(processes)
+                    else:
+                        await trio.sleep_forever()
+                if pipelines and patience.cancelled_caught:
+                    self.cut = True
+                    self.machine.note(f"the time is over, and the run has not ended: {seconds:g} s")
+                ended = trio.current_time()
+                leaving.set()
+                nursery.cancel_scope.cancel()
+            beyond.cancel_scope.cancel()
+        if woken:
+            raise UsageError(woken[0])
+        return ended
 
     async def _see_through(self, processes: Sequence[Process]) -> None:
         """Start the run, and ask again and again until it has ended for good."""
