@@ -5,7 +5,8 @@ import platform
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,9 @@ from tests.campaign.part import Part
 
 __all__ = ["environment", "keep", "page", "read"]
 
+Found = Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]
+"""One part as often as it was done, each time with the environment."""
+
 _LIMITS = """\
 ## What this does not show
 
@@ -27,7 +31,8 @@ _LIMITS = """\
   thread, its retries on a disk that errs) is met by the real processes, the kills and the disk's
   faults; trio and SQLite themselves are taken as they are.
 - In the simulation a process that is stopped keeps deciding in memory and commits later; a process
-  that is killed still runs the `finally` of its stages.
+  that is killed still runs the `finally` of its stages, and a source goes on giving while its
+  process is stopped.
 - A disk that lies about what it has synced, or flips bits in the middle of a file, is found by
   nobody here: SQLite keeps no checksums.
 - C code that holds the interpreter holds everything: bounds count from when it lets go.
@@ -58,18 +63,19 @@ def keep(parts: Sequence[Part], path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(told)))
 
 
-def read(paths: Sequence[Path]) -> list[tuple[Mapping[str, str], Mapping[str, Any]]]:
-    """Read parts from such files, each with its environment; of a name the last one counts."""
-    found = dict[str, tuple[Mapping[str, str], Mapping[str, Any]]]()
+def read(paths: Sequence[Path]) -> list[Found]:
+    """Read parts from such files: each part once, with all the times that it was done."""
+    found = dict[str, list[tuple[Mapping[str, str], Mapping[str, Any]]]]()
     for path in paths:
         told = msgspec.json.decode(path.read_bytes())
-        found |= {part["name"]: (told["environment"], part) for part in told["parts"]}
+        for part in told["parts"]:
+            found.setdefault(part["name"], []).append((told["environment"], part))
     return [*found.values()]
 
 
-def page(found: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> str:
+def page(found: Sequence[Found]) -> str:
     """Return the page."""
-    violations = sum(len(part["violations"]) for _, part in found)
+    violations = sum(len(part["violations"]) for times in found for _, part in times)
     lines = [
         "# What was done to stagerun, and what came of it",
         "",
@@ -81,31 +87,49 @@ def page(found: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> str:
         "| part | trials | violations | time |",
         "|---|---:|---:|---:|",
     ]
-    for _, part in found:
-        name = f"[{part['name']}](#{part['name'].replace(' ', '-')})"
-        count = len(part["violations"])
-        lines.append(f"| {name} | {part['trials']:,} | {count} | {_time(part['seconds'])} |")
+    for times in found:
+        name = times[0][1]["name"]
+        count = sum(len(part["violations"]) for _, part in times)
+        trials, seconds = (sum(part[what] for _, part in times) for what in ("trials", "seconds"))
+        link = f"[{name}](#{name.replace(' ', '-')})"
+        lines.append(f"| {link} | {trials:,} | {count} | {_time(seconds)} |")
     lines += ["", f"Violations in all: **{violations}**.", ""]
-    for world, part in found:
-        lines += [f"## {part['name']}", "", part["what"], "", f"    {part['command']}", ""]
-        lines += [f"- {name}: {_shown(value)}" for name, value in part["counts"].items()]
-        if part["skipped"]:
-            lines.append(f"- not done: {part['skipped']}")
-        lines += [f"- VIOLATION: `{each}`" for each in part["violations"]]
-        lines += [
-            "",
-            (
-                f"<sub>{world['date']}, commit {world['commit']}, Python {world['python']}, trio"
-                f" {world['trio']}, aiosqlite {world['aiosqlite']}, SQLite {world['sqlite']},"
-                f" {world['system']}</sub>"
-            ),
-            "",
-        ]
+    for times in found:
+        lines += _section(times)
     return "\n".join([*lines, _LIMITS])
+
+
+def _section(times: Found) -> Iterator[str]:
+    """Tell of one part, which may have been done several times."""
+    (world, part), parts = times[-1], [part for _, part in times]
+    yield from [f"## {part['name']}", "", part["what"], ""]
+    yield from [f"    {command}" for command in dict.fromkeys(each["command"] for each in parts)]
+    yield ""
+    counts = Counter[str]()
+    for each in parts:
+        counts.update({name: n for name, n in each["counts"].items() if isinstance(n, int)})
+    for name, value in (part["counts"] | counts).items():
+        yield f"- {name}: {_shown(value)}"
+    if part["skipped"]:
+        yield f"- not done: {part['skipped']}"
+    yield from [f"- VIOLATION: `{line}`" for each in parts for line in each["violations"]]
+    commits = ", ".join(dict.fromkeys(world["commit"] for world, _ in times))
+    yield from [
+        "",
+        (
+            f"<sub>{world['date']}, commit {commits}, Python {world['python']}, trio"
+            f" {world['trio']}, aiosqlite {world['aiosqlite']}, SQLite {world['sqlite']},"
+            f" {world['system']}</sub>"
+        ),
+        "",
+    ]
 
 
 def _time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 

@@ -24,4 +24,5 @@ class Part:
     """Why it, or some of it, could not be done here; empty: all was done."""
     seconds: float
     counts: Mapping[str, Any] = field(factory=dict)
-    """What else was counted, by a name for people: plain numbers and texts."""
+    """What else was counted, by a name for people. Whole numbers add up when a part is done several
+    times; other numbers, and texts, are of one time."""

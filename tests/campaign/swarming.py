@@ -45,8 +45,8 @@ def seeds(count: int, first: int) -> Part:
         violations=tuple(violations),
         seconds=spent,
         counts={
-            "virtual hours": round(virtual / 3600, 1),
-            "seeds a minute and core": round(count / spent * 60 / CORES),
+            "virtual hours": round(virtual / 3600),
+            "seeds a minute and core": round(count / spent * 60 / CORES, 1),
             **dict(sorted(counts.items())),
         },
     )
@@ -123,4 +123,6 @@ def _lived(seed: int) -> tuple[Verdict, str | None]:
 
 
 def _first_red(most: int, name: str) -> int | None:
-    return next((seed for seed in range(most) if live(seed, name).violations), None)
+    plant = PLANTS[name]
+    red = (seed for seed in range(most) if plant.is_found(live(seed, name).violations))
+    return next(red, None)

@@ -5,15 +5,16 @@ are put in from outside and taken out again: nothing of them is in the package.
 """
 
 import math
+import re
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Final
 from unittest import mock
 
 import trio
-from attrs import evolve
+from attrs import evolve, frozen
 
 from stagerun.engine import household, intake, overdue, requests
 from stagerun.engine.desk import Desk
@@ -33,17 +34,31 @@ from stagerun.testing.store import SimulatedStore
 
 __all__ = ["PLANTS"]
 
-_Plant = Callable[[], AbstractContextManager[Any]]
 
-PLANTS: Final[dict[str, _Plant]] = {}
-"""What is planted, by name. Each is found by the swarm within a thousand seeds: a test says so."""
+@frozen
+class Plant:
+    """A bug on purpose, and how it must come to light."""
+
+    planted: Callable[[], AbstractContextManager[Any]]
+    shows: str
+    """A pattern: found is what violates this. Another violation might be there without the bug."""
+
+    def is_found(self, violations: Sequence[str]) -> bool:
+        """Whether one of the violations is what this bug does."""
+        return any(re.search(self.shows, each) for each in violations)
 
 
-def plant(make: Callable[[], Iterator[None]]) -> _Plant:
+PLANTS: Final[dict[str, Plant]] = {}
+"""What is planted, by name. Each is found within a thousand seeds: the campaign sees to that."""
+
+
+def plant(shows: str) -> Callable[[Callable[[], Iterator[None]]], None]:
     """Know a plant by its function's name."""
-    planted = contextmanager(make)
-    PLANTS[make.__name__.replace("_", "-")] = planted
-    return planted
+
+    def decorate(make: Callable[[], Iterator[None]]) -> None:
+        PLANTS[make.__name__.replace("_", "-")] = Plant(contextmanager(make), shows)
+
+    return decorate
 
 
 @contextmanager
@@ -67,7 +82,7 @@ def everywhere(function: Callable[..., Any], by: Callable[..., Any]) -> Iterator
 # -- ownership and recovery ------------------------------------------------------------------------
 
 
-@plant
+@plant("has been dead for")
 def nobody_recovers() -> Iterator[None]:
     """A dead process's runs are settled by nobody."""
 
@@ -78,7 +93,7 @@ def nobody_recovers() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("has been dead for")
 def recovered_at_start_alone() -> Iterator[None]:
     """They are settled when a process starts, and never while others live."""
     look = household.Household.look
@@ -92,7 +107,7 @@ def recovered_at_start_alone() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("whose process lives")
 def the_silent_are_dead() -> Iterator[None]:
     """An owner is taken for dead by the age of its heartbeat, as most schedulers do it."""
     look = SimulatedStore.look
@@ -108,21 +123,21 @@ def the_silent_are_dead() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("ended by its deadline, after")
 def patience_by_the_wall() -> Iterator[None]:
     """Whether a run is long past its deadline is told at one look, by the clock on the wall."""
     with replaced(liveness.Patience, "over", lambda *_args: True):
         yield
 
 
-@plant
+@plant("ended by its deadline, after")
 def a_locked_database_counts() -> Iterator[None]:
     """Others' silence counts while nobody can write."""
     with replaced(overdue, "_STUCK", math.inf):
         yield
 
 
-@plant
+@plant("beyond its deadline and grace|ended by its deadline, after")
 def stored_deadlines_stay() -> Iterator[None]:
     """A deadline stored by the wall is never put right after a sleep or a jump of the clock."""
 
@@ -134,7 +149,7 @@ def stored_deadlines_stay() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("begun .* after its run was over|outcome was final")
 def the_ended_go_on() -> Iterator[None]:
     """A process that others have ended does not stop its runs."""
     with replaced(Ledger, "publish", _publish_always):
@@ -151,7 +166,7 @@ def _publish_always(self: Ledger, snapshot: Any) -> None:
 # -- fences and commits ----------------------------------------------------------------------------
 
 
-@plant
+@plant("had ended, as")
 def no_fence() -> Iterator[None]:
     """Batches and endings are written whatever has become of the generation meanwhile."""
     unfenced = "run = ? AND generation = ?"
@@ -159,7 +174,7 @@ def no_fence() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("told .* on disk")
 def told_before_the_commit() -> Iterator[None]:
     """What is composed is told at once, before it is on disk."""
     compose = Recorder.compose
@@ -176,7 +191,7 @@ def told_before_the_commit() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("events are kept|started, and is not on disk|told .* on disk")
 def a_refused_commit_is_dropped() -> Iterator[None]:
     """What the database refuses once is not tried again, and nobody hears of it."""
     execute = SimulatedStore._execute
@@ -191,7 +206,7 @@ def a_refused_commit_is_dropped() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("events counted, the last is")
 def gaps_in_the_events() -> Iterator[None]:
     """An event's number is taken twice as often as there are events."""
     event = Ledger._event
@@ -204,7 +219,7 @@ def gaps_in_the_events() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("back to .* percent")
 def progress_goes_back() -> Iterator[None]:
     """The percentage is told as it is estimated, also when the estimate falls."""
     take = Ledger._take_progress
@@ -220,7 +235,7 @@ def progress_goes_back() -> Iterator[None]:
 # -- items -----------------------------------------------------------------------------------------
 
 
-@plant
+@plant("an attempt goes on")
 def no_deadlines() -> Iterator[None]:
     """Nobody cuts an attempt whose time is over."""
     begin = Desk.begin
@@ -233,7 +248,7 @@ def no_deadlines() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("is ok, and must be timed_out")
 def late_results_count() -> Iterator[None]:
     """What comes after its deadline is a success, if it comes."""
     decide = verdict.decide
@@ -247,7 +262,7 @@ def late_results_count() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("outcome was final")
 def final_items_again() -> Iterator[None]:
     """A source that is read again gives also what has a final outcome."""
 
@@ -259,7 +274,7 @@ def final_items_again() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("had to make")
 def children_twice() -> Iterator[None]:
     """A repeated parent does not know what it gave before."""
 
@@ -270,7 +285,7 @@ def children_twice() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("failed, internal|given were")
 def the_first_waiting_is_lost() -> Iterator[None]:
     """A resume begins one item too far."""
     waiting = frontier.waiting
@@ -283,14 +298,14 @@ def the_first_waiting_is_lost() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("is crashed, and must be")
 def one_death_is_enough() -> Iterator[None]:
     """An item with which a process died once is given up."""
     with everywhere(rules_frontier.condemned, lambda *_: True):
         yield
 
 
-@plant
+@plant("and must be ok")
 def no_retries() -> Iterator[None]:
     """The first failure is the last."""
     by_attempt = verdict._by_attempt
@@ -303,7 +318,7 @@ def no_retries() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("more at once than")
 def one_worker_more() -> Iterator[None]:
     """A stage has one worker more than it says."""
     init = StageActor.__init__
@@ -318,7 +333,7 @@ def one_worker_more() -> Iterator[None]:
 # -- what customers ask ----------------------------------------------------------------------------
 
 
-@plant
+@plant("heard of the cancellation|was cancelled .* ago, and runs")
 def cancel_is_not_passed_on() -> Iterator[None]:
     """A cancellation is heard and answered, and the run goes on."""
     cancel = requests.Requests._cancel
@@ -337,7 +352,7 @@ def cancel_is_not_passed_on() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("nobody has asked for that")
 def one_is_cancelled_and_all_are() -> Iterator[None]:
     """Whoever cancels a run cancels all that the process has."""
     cancel = requests.Requests._cancel
@@ -351,21 +366,21 @@ def one_is_cancelled_and_all_are() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("does not answer to cancel")
 def no_answer_to_a_cancel() -> Iterator[None]:
     """What was asked is done, and whoever asked never hears of it."""
     with replaced(requests.Requests, "cancel", _forgotten(requests.Requests.cancel)):
         yield
 
 
-@plant
+@plant("does not answer to start")
 def no_answer_to_a_start() -> Iterator[None]:
     """A run begins, and whoever started it never hears of it."""
     with replaced(Runtime, "start", _forgotten(Runtime.start)):
         yield
 
 
-@plant
+@plant("does not answer to wait")
 def no_answer_to_a_wait() -> Iterator[None]:
     """A run ends, and whoever waits for that never hears of it."""
     with replaced(Run, "wait", _forgotten(Run.wait)):
@@ -380,7 +395,7 @@ def _forgotten(ask: Any) -> Any:
     return forgotten
 
 
-@plant
+@plant("no customer's key")
 def keys_are_forgotten() -> Iterator[None]:
     """A start that is repeated with the same key is another start."""
     order_of = intake.order_of
@@ -393,7 +408,7 @@ def keys_are_forgotten() -> Iterator[None]:
         yield
 
 
-@plant
+@plant("runs of key line are under way")
 def the_line_is_not_kept() -> Iterator[None]:
     """Runs that share a place do not wait for each other."""
     take_turn, turn_of = starting.take_turn, questions.turn_of

@@ -73,7 +73,7 @@ def live(seed: int, plant: str | None = None) -> Verdict:
     folder = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="swarm-", dir=folder) as place,
-        PLANTS[plant]() if plant else nullcontext(),
+        PLANTS[plant].planted() if plant else nullcontext(),
     ):
         system = _System.of(seed, Path(place) / "runs.db")
         try:
@@ -355,7 +355,7 @@ def main() -> int:
         if verdict.violations:
             red += 1
             print(f"seed {seed}: {verdict.violations[0]}", flush=True)
-            if options.plant:
+            if options.plant and PLANTS[options.plant].is_found(verdict.violations):
                 break
     spent = time.perf_counter() - began
     print(f"{options.seeds} seeds, {red} red; {virtual / 3600:.1f} virtual hours in {spent:.0f} s")
