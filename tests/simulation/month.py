@@ -25,12 +25,14 @@ from statistics import median
 from typing import Any, Final
 
 import trio
-import trio.testing
 from attrs import asdict, define, field, frozen
 
 from stagerun import Pipeline, Retry, Schedule, stage
+from stagerun.testing.determinism import run_in_virtual_time
+from stagerun.testing.inspector import unsound
+from stagerun.testing.machine import Process
 from tests.conftest import sums_hold
-from tests.simulation.machine import PACE, Machine, Network, Process, deterministic, unsound
+from tests.simulation.laptop import Laptop, Network
 
 __all__ = ["Report", "simulate"]
 
@@ -40,6 +42,8 @@ BEGIN: Final = 1_772_409_600.0
 MARGIN: Final = 60.0
 """Seconds beyond deadline and grace in which others must have settled a run whose process died."""
 
+PACE: Final = 60.0
+"""Signs of life come so many times less often than they do in production: days go by quicker."""
 OVERLOOKED: Final = 600.0 + 8 * PACE
 """The same, awake, from the last sign of life of a process: the longest downtime, or a look of the
 other one, each of which comes so much later than in production."""
@@ -76,11 +80,9 @@ class Report:
 
 def simulate(days: float, seed: int, folder: Path, *, faults: bool = True) -> Report:
     """Live through so many days; everything in them follows from the seed."""
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    machine = Machine(folder / f"{seed}-{faults}.db", BEGIN)
+    machine = Laptop(folder / f"{seed}-{faults}.db", seed=seed, begin=BEGIN, pace=PACE)
     plan = _Plan(random.Random(seed), machine, days * DAY)
-    with deterministic(seed):
-        trio.run(_live, plan, faults, clock=clock)
+    run_in_virtual_time(partial(_live, plan, faults), seed=seed)
     with closing(sqlite3.connect(machine.path)) as connection:
         sums_hold(connection)
         assert unsound(connection) == []
@@ -92,7 +94,7 @@ class _Plan:
     """What befalls the machine, and when."""
 
     chance: random.Random
-    machine: Machine
+    machine: Laptop
     seconds: float
     faults: list[tuple[float, float]] = field(factory=list)
     """From when to when on the wall clock each one lasted."""
@@ -108,7 +110,7 @@ class _Plan:
             since, what = self.machine.wall(), self.chance.random()
             if what < 0.35:
                 self.counts["sleeps"] += 1
-                self.machine.sleep(self.chance.uniform(5 * MINUTE, 9 * HOUR))
+                self.machine.shut(self.chance.uniform(5 * MINUTE, 9 * HOUR))
                 self.naps.append((since, self.machine.wall()))
             elif what < 0.6:
                 self.counts["losses"] += 1
@@ -127,11 +129,10 @@ class _Plan:
 
 
 async def _live(plan: _Plan, faults: bool) -> None:
-    machine, chance = plan.machine, plan.chance
-    schedules = partial(_schedules, machine.network)
-    new_id = lambda: f"{chance.getrandbits(128):032x}"  # noqa: E731 - a value of Env, by its name
+    machine = plan.machine
+    schedules = _schedules(machine.network)
     async with trio.open_nursery() as nursery:
-        processes = [Process(machine, schedules, new_id, chance.random) for _ in range(2)]
+        processes = [Process(machine, number, schedules=schedules) for number in range(2)]
         for process in processes:
             nursery.start_soon(process.live)
         if faults:

@@ -1,13 +1,11 @@
 """Whatever befalls the processes that serve a schedule: each slot counts once, places are kept."""
 
-import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +13,11 @@ from stagerun import Pipeline, Retry, Schedule, stage
 from stagerun.model.schedule import Overlap
 from stagerun.store import schedules as rows
 from stagerun.store.transaction import Transaction, Unit, execute
+from stagerun.testing.determinism import run_in_virtual_time
+from stagerun.testing.inspector import unsound
+from stagerun.testing.machine import Process
 from tests.conftest import sums_hold
-from tests.simulation.machine import Machine, Network, Process, unsound
+from tests.simulation.laptop import Laptop, Network
 
 BEGIN = 1_772_409_600.0
 
@@ -53,19 +54,11 @@ def test_slots_are_decided_once_and_places_are_kept(
     actions: list[Any], overlap: Overlap, active: int, tmp_path_factory: Any
 ) -> None:
     folder: Path = tmp_path_factory.mktemp("fire")
-    machine = Machine(folder / "fire.db", BEGIN)
-    chance = random.Random(1)
+    machine = Laptop(folder / "fire.db", seed=1, begin=BEGIN, pace=60.0)
 
     async def live() -> None:
-        processes = [
-            Process(
-                machine,
-                lambda: [schedule_of(machine.network, overlap, active)],
-                lambda: f"{chance.getrandbits(128):032x}",
-                chance.random,
-            )
-            for _ in range(2)
-        ]
+        schedules = [schedule_of(machine.network, overlap, active)]
+        processes = [Process(machine, number, schedules=schedules) for number in range(2)]
         async with trio.open_nursery() as nursery:
             for process in processes:
                 nursery.start_soon(process.live)
@@ -78,19 +71,19 @@ def test_slots_are_decided_once_and_places_are_kept(
             await trio.sleep(3600)  # longer than any run, and any line of them
             nursery.cancel_scope.cancel()
 
-    trio.run(live, clock=trio.testing.MockClock(autojump_threshold=0))
+    run_in_virtual_time(live)
     with closing(sqlite3.connect(machine.path)) as connection:
         sums_hold(connection)
         assert unsound(connection) == []
         check_slots(connection)
 
 
-async def act(machine: Machine, processes: list[Process], what: str, how: Any) -> None:
+async def act(machine: Laptop, processes: list[Process], what: str, how: Any) -> None:
     match what:
         case "wait":
             await trio.sleep(how)
         case "nap":
-            machine.sleep(how)
+            machine.shut(how)
         case "kill":
             which, downtime = how
             processes[which].kill(downtime)

@@ -75,6 +75,8 @@ class Machine:
     """When and what has befallen it: for whoever must tell bad luck from a defect."""
     files: dict[int, object] = field(factory=dict)
     """Which life of a process holds which owner's file, by its number."""
+    places: dict[str, int] = field(factory=dict)
+    """Which file was last put where an owner's file stands, by the owner."""
     lost: set[int] = field(factory=set)
     """Files that somebody has deleted."""
     hands: dict[str, list[tuple[int, int, int, int]]] = field(factory=dict)

@@ -62,6 +62,7 @@ class SimulatedStore(InlineStore):
     def claim(self, identifier: str) -> Identity:
         self.release()
         self._owner, self._file = identifier, self._machine.new_file(self._process)
+        self._machine.places[identifier] = self._file
         return Identity(1, self._file)
 
     def heal(self) -> Identity | None:
@@ -74,10 +75,13 @@ class SimulatedStore(InlineStore):
             self._machine.files.pop(self._file, None)
         self._file = None
 
-    def look(self, identifier: str, identity: Identity) -> Liveness:  # noqa: ARG002 - by its file
-        if identity.inode in self._machine.lost:
+    def look(self, identifier: str, identity: Identity) -> Liveness:
+        there = self._machine.places[identifier]
+        if there in self._machine.lost:
             return Liveness.UNKNOWN
-        return Liveness.ALIVE if identity.inode in self._machine.files else Liveness.DEAD
+        if there in self._machine.files:  # perhaps a new one, of which the database knows nothing
+            return Liveness.ALIVE
+        return Liveness.DEAD if there == identity.inode else Liveness.UNKNOWN
 
     def in_hand(self, identifier: str) -> Sequence[tuple[int, int, int, int]]:
         return self._machine.hands.get(identifier, ())
