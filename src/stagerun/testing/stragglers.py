@@ -11,14 +11,14 @@ from typing import Final
 import outcome
 import trio
 
-import stagerun
 from stagerun.errors import UsageError
 
 __all__ = ["wake_stragglers"]
 
 _PATIENCE: Final = 24 * 3600.0
 """Virtual seconds after which nobody is waited for."""
-_ENGINES: Final = tuple(str(Path(module.__file__ or "").parent) for module in (trio, stagerun))
+_OURS: Final = (str(Path(trio.__file__ or "").parent), str(Path(__file__).parents[1]))
+"""Code that is never to blame."""
 
 
 async def wake_stragglers(root: trio.lowlevel.Task, leaving: trio.Event, woken: list[str]) -> None:
@@ -59,5 +59,5 @@ def _leaves(task: trio.lowlevel.Task) -> Iterator[trio.lowlevel.Task]:
 def _users(task: trio.lowlevel.Task) -> tuple[FrameType, int] | None:
     """Return where the user's code waits in this task, if it does; the innermost of it."""
     frames = [*task.iter_await_frames()]
-    users = [each for each in frames if not each[0].f_code.co_filename.startswith(_ENGINES)]
+    users = [each for each in frames if not each[0].f_code.co_filename.startswith(_OURS)]
     return users[-1] if users else None
