@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -26,14 +26,22 @@ import trio
 from attrs import define, frozen
 
 from stagerun.testing.determinism import run_in_virtual_time
-from stagerun.testing.faults import Crash, Fault, FaultPlan, Freeze, LostFile, Shutdown, Sleep
+from stagerun.testing.faults import (
+    Crash,
+    Fault,
+    FaultPlan,
+    Freeze,
+    LostFile,
+    Shutdown,
+    Sleep,
+)
 from stagerun.testing.inspector import Inspector, unsound
 from stagerun.testing.machine import Machine, Process
 from stagerun.testing.nemesis import befall
 from tests.conftest import sums_hold
-from tests.simulation.comparison import Comparison
 from tests.simulation.customers import Customers
 from tests.simulation.ground import Truth
+from tests.simulation.judgement import Judgement
 from tests.simulation.plants import PLANTS
 from tests.simulation.workloads import RUN, Oracle, pipelines
 
@@ -49,9 +57,6 @@ _COMES_TOGETHER: Final = 0.6
 """Share of the lost files whose process then stands still."""
 _DEADLY_SEEDS: Final = 0.2
 """Share of the seeds in which a process that was killed is killed again and again."""
-_CONDEMNED: Final = 3
-"""Deaths with an item in hand before that is given up."""
-_DEADLY: Final = ("is killed", "stands still", "is deleted", "without a word")
 LIVENESS: Final = 3 * RUN + 60.0
 """Seconds in which all must have ended after that: a run may wait for two others before it."""
 
@@ -219,11 +224,8 @@ class _System:
                 sums_hold(connection)
             except AssertionError as error:
                 self.inspector.violations.append(f"in the end: {error}")
-            self._compare_told(connection)
-            self.inspector.violations += self._too_early()
-            self.inspector.violations += [
-                f"in the end: {each}" for each in self._compare_runs(connection)
-            ]
+            judgement = Judgement(connection, self.machine, self.oracle, self.customers, self.plan)
+            self.inspector.violations += judgement.violations()
         self.counts["calls"] = self.truth.calls
         self.counts["commits"] = self.inspector.commits
         for fault in self.plan.faults:
@@ -233,80 +235,6 @@ class _System:
     def counts(self) -> Counter[str]:
         """How often what was done and befell."""
         return self.customers.counts
-
-    def _compare_told(self, connection: sqlite3.Connection) -> None:
-        for (run, generation), status in self.truth.told.items():
-            row = connection.execute(
-                "SELECT g.status FROM generations g JOIN runs r USING (run)"
-                " WHERE r.id = ? AND g.generation = ?",
-                (run, generation),
-            ).fetchone()
-            if row != (status,):
-                self.inspector.violations.append(f"run {run}: told {status}, on disk {row}")
-
-    def _too_early(self) -> Iterable[str]:
-        """No run ends by its deadline before that, on a clock that nobody sets."""
-        begun = dict[str, float]()
-        for at, which, status in self._statuses():
-            if status == "running":
-                begun[which] = at
-            elif status.startswith("timed_out") and which in begun:
-                lasted = at - begun[which]
-                # One that stands still cannot put its deadline right after a sleep: others end it.
-                stopped = "did not end it" in status and self._froze(at, at)
-                if lasted < RUN and not stopped:
-                    yield f"{which} ended by its deadline, after {lasted:.1f} s: {status}"
-
-    def _compare_runs(self, connection: sqlite3.Connection) -> Iterable[str]:
-        spans = dict[int, tuple[float, float]]()
-        for at, which, _ in self._statuses():
-            run = int(which.split()[1].rstrip(","))
-            spans[run] = (spans.get(run, (at, at))[0], at)
-        for run, identifier, name, key, status, cause in connection.execute(
-            "SELECT r.run, r.id, r.pipeline, r.request_key, g.status, g.cause"
-            " FROM runs r JOIN generations g USING (run, generation)"
-        ).fetchall():
-            self.counts["runs"] += 1
-            self.counts[f"ended {status}"] += 1
-            if key is None:
-                if status != "interrupted":
-                    yield f"run {run} of {name} is {status}, and no customer's key leads to it"
-                continue
-            if status == "failed" and cause not in ("least_ok", "survivors"):
-                yield f"run {run} of {name} failed, {cause}"
-            if status == "cancelled" and identifier not in self.customers.unwanted:
-                yield f"run {run} of {name} is cancelled, and nobody has asked for that"
-            comparison = Comparison(
-                connection,
-                self.oracle,
-                run,
-                whole=status == "succeeded",
-                lenient=self._froze(*spans[run]),
-                deadly=self._deaths(*spans[run]) >= _CONDEMNED,
-            )
-            yield from comparison.differences(self.customers.known[name], self.customers.size)
-
-    def _statuses(self) -> Iterator[tuple[float, str, str]]:
-        """Give when which generation became what."""
-        for line in self.machine.log:
-            at, _, what = line.partition(" ")
-            which, _, status = what.partition(": ")
-            if which.startswith("run ") and ", generation " in which:
-                yield float(at), which, status
-
-    def _froze(self, since: float, until: float) -> bool:
-        """Whether a process stood still in that time."""
-        return any(
-            isinstance(fault, Freeze) and fault.at <= until and since <= fault.at + fault.seconds
-            for fault in self.plan.faults
-        )
-
-    def _deaths(self, since: float, until: float) -> int:
-        """How often somebody could take a process for dead in that time."""
-        return sum(
-            since <= at <= until and any(word in line for word in _DEADLY)
-            for at, line in self.machine.harm
-        )
 
 
 def _worse(plan: FaultPlan, dice: random.Random) -> Iterator[Fault]:
