@@ -200,3 +200,52 @@ def test_a_stage_that_never_leaves_its_shield_is_named(faults: FaultPlan) -> Non
     pipeline = Pipeline("stubborn", [stubborn], deadline=60)
     with pytest.raises(UsageError, match=r"stubborn\(\) in .*test_testing_kit.py, line \d+, waits"):
         simulate(pipeline, [1, 2], faults=faults)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"what": square}, "a Pipeline is simulated, or a Schedule, or several, not Stage"),
+        ({"what": [SQUARES]}, "only Schedules can be simulated, not Pipeline"),
+        ({"hours": 0}, "hours must be more than 0"),
+        ({"hours": float("nan")}, "hours must be more than 0"),
+        ({"hours": "1"}, "hours must be more than 0"),
+        ({"begin": -1}, "begin must be seconds since 1970"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"processes": 0}, "processes must be a whole number from 1"),
+        ({"faults": [Crash(at=1)]}, "faults must be a FaultPlan"),
+        ({"items": [object()]}, "item 1 of the list cannot be stored"),
+        ({"items": None}, "has no source of its own"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(more: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"what": SQUARES, "items": [1], **more}
+    with pytest.raises(UsageError, match=message):
+        simulate(**given)
+
+
+@pytest.mark.parametrize(
+    ("make", "option"),
+    [
+        (lambda: Crash(at=-1), "Crash.at"),
+        (lambda: Crash(at=1, downtime=float("inf")), "Crash.downtime"),
+        (lambda: SlowDisk(at=1, each=-1), "SlowDisk.each"),
+        (lambda: ClockJump(at=1, seconds=float("-inf")), "ClockJump.seconds"),
+        (lambda: FaultPlan(["crash"]), "FaultPlan.faults"),  # type: ignore[list-item] # as said
+        (lambda: FaultPlan.random(1, processes=0), "FaultPlan.processes"),
+        (lambda: FaultPlan.random(1, kinds=["flood"]), "FaultPlan.kinds"),
+    ],
+)
+def test_a_fault_that_cannot_be_is_refused(make: Any, option: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        make()
+    assert refused.value.option == option
+
+
+def test_what_comes_out_can_be_read() -> None:
+    simulation = simulate(SQUARES, [1])
+    said = (
+        f"<Simulation of 1 succeeded; seed 0, {simulation.seconds:g} s, trace {simulation.trace}>"
+    )
+    assert repr(simulation) == said
+    assert repr(simulation.run).endswith(": succeeded (completed: all work is done)>")

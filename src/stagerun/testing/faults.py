@@ -25,16 +25,21 @@ __all__ = [
 ]
 
 
+def _from_zero(fault: "Fault", attribute: Any, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        option = f"{type(fault).__name__}.{attribute.name}"
+        raise PolicyError(option, f"must be seconds from 0, got {value!r}")
+
+
+def _finite(fault: "Fault", attribute: Any, value: float) -> None:
+    _from_zero(fault, attribute, abs(value))
+
+
 @frozen(kw_only=True)
 class Fault:
     """Something that happens so many seconds after the beginning, on a clock that never jumps."""
 
-    at: float = field()
-
-    @at.validator
-    def _(self, _attribute: Any, value: float) -> None:
-        if not 0 <= value < float("inf"):
-            raise PolicyError(f"{type(self).__name__}.at", f"must be seconds from 0, got {value!r}")
+    at: float = field(validator=_from_zero)
 
 
 @frozen(kw_only=True)
@@ -42,7 +47,7 @@ class Crash(Fault):
     """A process is killed, as by kill -9, and started again after a while."""
 
     process: int = 0
-    downtime: float = 1.0
+    downtime: float = field(default=1.0, validator=_from_zero)
 
 
 @frozen(kw_only=True)
@@ -50,7 +55,7 @@ class Shutdown(Fault):
     """A process is asked to leave, as by SIGTERM, and started again after a while."""
 
     process: int = 0
-    downtime: float = 1.0
+    downtime: float = field(default=1.0, validator=_from_zero)
 
 
 @frozen(kw_only=True)
@@ -58,43 +63,43 @@ class Freeze(Fault):
     """A process is stopped, as by SIGSTOP, and goes on later. Time goes on without it."""
 
     process: int = 0
-    seconds: float = 10.0
+    seconds: float = field(default=10.0, validator=_from_zero)
 
 
 @frozen(kw_only=True)
 class Sleep(Fault):
     """The computer is shut and opened again: only the clock on the wall has gone on."""
 
-    seconds: float = 3600.0
+    seconds: float = field(default=3600.0, validator=_from_zero)
 
 
 @frozen(kw_only=True)
 class ClockJump(Fault):
     """Somebody sets the clock on the wall forward, or back."""
 
-    seconds: float = -3600.0
+    seconds: float = field(default=-3600.0, validator=_finite)
 
 
 @frozen(kw_only=True)
 class Lock(Fault):
     """Somebody else holds the database's write lock for so long."""
 
-    seconds: float = 10.0
+    seconds: float = field(default=10.0, validator=_from_zero)
 
 
 @frozen(kw_only=True)
 class SlowDisk(Fault):
     """For so many seconds each commit takes *each* seconds."""
 
-    seconds: float = 30.0
-    each: float = 0.5
+    seconds: float = field(default=30.0, validator=_from_zero)
+    each: float = field(default=0.5, validator=_from_zero)
 
 
 @frozen(kw_only=True)
 class DiskError(Fault):
     """For so long the disk refuses each commit. *error*: by SQLite's name of it."""
 
-    seconds: float = 10.0
+    seconds: float = field(default=10.0, validator=_from_zero)
     error: str = field(default="SQLITE_IOERR_WRITE")
 
     @error.validator
@@ -144,6 +149,10 @@ _DRAWS: Final[Mapping[str, _Draw]] = {
 
 
 def _by_time(faults: Iterable[Fault]) -> tuple[Fault, ...]:
+    faults = tuple(faults)
+    for each in faults:
+        if not isinstance(each, Fault):
+            raise PolicyError("FaultPlan.faults", f"must be faults, such as a Crash, got {each!r}")
     return tuple(sorted(faults, key=lambda fault: fault.at))
 
 
@@ -179,10 +188,13 @@ class FaultPlan:
         for kind in kinds or ():
             if kind not in _DRAWS:
                 raise PolicyError("FaultPlan.kinds", f"{kind!r} is not one of {', '.join(known)}")
+        for option, value, least in (("seconds", seconds, 0), ("processes", processes, 1)):
+            if not least <= value < float("inf"):
+                raise PolicyError(f"FaultPlan.{option}", f"must be {least} or more, got {value!r}")
         dice = random.Random(seed)  # noqa: S311 - it shall follow from the seed
         weights = {kind: dice.choice([0, 0, 1, 5]) for kind in kinds or known}
         mix = [kind for kind, weight in weights.items() for _ in range(weight)]
-        count = dice.randint(1, most) if mix else 0
+        count = dice.randint(min(1, most), most) if mix else 0
         return cls(
             _DRAWS[dice.choice(mix)](dice, dice.uniform(0, seconds), dice.randrange(processes))
             for _ in range(count)

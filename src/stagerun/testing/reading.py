@@ -16,7 +16,7 @@ from stagerun.store.frontier import Place
 __all__ = ["SimulatedRun", "read_runs"]
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class SimulatedRun:
     """One run, as the database tells of it in the end."""
 
@@ -26,6 +26,11 @@ class SimulatedRun:
     """The last stage's results, in item order."""
     outcomes: Mapping[str, Mapping[int, str]]
     """Of each stage the outcome by item."""
+
+    def __repr__(self) -> str:
+        run, message = self.document["id"], self.document["message"]
+        generation = f"generation {self.generation}"
+        return f"<SimulatedRun {run[:8]}, {generation}: {self.status} ({self.cause}: {message})>"
 
     @property
     def status(self) -> str:

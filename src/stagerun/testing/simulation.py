@@ -13,11 +13,13 @@ import trio
 from attrs import define, field, frozen
 
 from stagerun.engine.runtime import Runtime
+from stagerun.engine.unwrap import sole
 from stagerun.errors import UsageError
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.schedule import Schedule
 from stagerun.model.status import Result
 from stagerun.store import codec
+from stagerun.testing.arguments import check_time, check_world, subject
 from stagerun.testing.determinism import run_in_virtual_time
 from stagerun.testing.faults import CALM, FaultPlan
 from stagerun.testing.inspector import Inspector, unsound
@@ -40,7 +42,7 @@ class BrokenPromiseError(AssertionError):
     """What a simulation left behind is not what stagerun promises, or not what it must be."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, repr=False)
 class Simulation:
     """What a simulated time came to."""
 
@@ -59,6 +61,11 @@ class Simulation:
     """What happened, a line each: faults, deaths, and what became of the runs."""
     trace: str
     """Sums up every commit, its time and its author. The same seed gives the same trace."""
+
+    def __repr__(self) -> str:
+        statuses = Counter(run.status for run in self.runs)
+        runs = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no run"
+        return f"<Simulation of {runs}; seed {self.seed}, {self.seconds:g} s, trace {self.trace}>"
 
     @property
     def run(self) -> SimulatedRun:
@@ -115,9 +122,9 @@ def simulate(
 
     Raises:
         BrokenPromiseError: At some commit something did not hold that stagerun promises.
-        UsageError: This is called within a program on trio, or beside another simulation; or a
-            fault is for a process that there is not; or a stage was still shielded from its
-            cancellation a day after the end.
+        UsageError: This is called within a program on trio, or beside another simulation; or an
+            argument cannot be; or a fault is for a process that there is not; or a stage was still
+            shielded from its cancellation a day after the end.
     """
     world = World.of(
         what,
@@ -177,18 +184,18 @@ class World:
         Raises:
             BrokenPromiseError: At some commit, or in the end, something was not as promised.
         """
-        for fault in faults.faults:
-            if getattr(fault, "process", 0) not in range(self.processes):
-                raise UsageError(
-                    f"{fault} is for a process that there is not: there are {self.processes},"
-                    " counted from 0 (processes=)"
-                )
+        self.what = subject(self.what)
+        check_time(hours, self.machine.begin)
+        check_world(self.machine.seed, self.processes, faults)
         with TemporaryDirectory(prefix="stagerun-") as folder:
             machine, seed = self.machine, self.machine.seed
             machine.path = Path(folder) / "runs.db"
             if not isinstance(self.what, Pipeline):
                 machine.pace = min(_MOST_PACE, max(1.0, hours))
-            seconds = run_in_virtual_time(lambda: self.live(hours * HOUR, faults), seed=seed)
+            try:
+                seconds = run_in_virtual_time(lambda: self.live(hours * HOUR, faults), seed=seed)
+            except BaseExceptionGroup as group:
+                raise _innermost(group) from None
             violations = self.inspector.violations + self.left_behind()
             if violations:
                 told = ["", *violations[:5], "What happened:", *machine.log[-40:]]
@@ -284,3 +291,10 @@ class World:
     def called(self, process: Process, stage: str, value: Any) -> None:  # noqa: ARG002 - as there
         """See ``Observer.called``."""
         self.calls[stage, _MEMBERS if isinstance(value, AsyncIterator) else codec.words(value)] += 1
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Return what went wrong, if it is one thing: nurseries around it are of no interest."""
+    while isinstance(error, BaseExceptionGroup) and (only := sole(error)) is not None:
+        error = only
+    return error
