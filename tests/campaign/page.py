@@ -35,6 +35,9 @@ _LIMITS = """\
   process is stopped.
 - A disk that lies about what it has synced, or flips bits in the middle of a file, is found by
   nobody here: SQLite keeps no checksums.
+- Of HTTP, httpx and httpcore are taken as they are. One thing is known: where an upstream sends a
+  second answer unasked, right behind the first, it can be taken for that of the next call on the
+  same connection.
 - C code that holds the interpreter holds everything: bounds count from when it lets go.
 - "0 violations" is a count of trials, not a proof. The planted bugs say what the simulation sees.
 """
