@@ -112,7 +112,8 @@ def _section(times: Found) -> Iterator[str]:
     for each in parts:
         counts.update({name: n for name, n in each["counts"].items() if isinstance(n, int)})
     for name, value in (part["counts"] | counts).items():
-        yield f"- {name}: {_shown(value)}"
+        once = len(times) > 1 and name not in counts
+        yield f"- {name}: {_shown(value)}{' (the last time)' if once else ''}"
     if part["skipped"]:
         yield f"- not done: {part['skipped']}"
     yield from [f"- VIOLATION: `{line}`" for each in parts for line in each["violations"]]
