@@ -134,6 +134,11 @@ class Truth:
             self._by_stage[place] -= not attempt.swallows
 
     def _check_begin(self, ctx: Any, where: str) -> None:
+        ((current,),) = self.ask("SELECT generation FROM runs WHERE id = ?", ctx.run)
+        generation = ctx._desk.actor.hub.ledger.generation
+        if generation != current:  # others have gone on with its run, and it has yet to hear of it
+            self._check_over(ctx.run, generation, where)
+            return
         final = self.ask(
             "SELECT i.generation FROM items i JOIN runs r USING (run) JOIN stages s"
             " ON s.run = r.run AND s.generation = r.generation AND s.stage = i.stage"
@@ -144,14 +149,13 @@ class Truth:
         )
         if final:
             self.inspector.violate(f"{where}: executed though its outcome was final on disk")
-        ((generation,),) = self.ask("SELECT generation FROM runs WHERE id = ?", ctx.run)
         if self.cancelled.get(ctx.run, (0, 0.0))[0] == generation:
             self.inspector.violate(f"{where}: begun after its owner had heard of the cancellation")
-        self._check_over(ctx, where)
+        self._check_over(ctx.run, generation, where)
 
-    def _check_over(self, ctx: Any, where: str) -> None:
+    def _check_over(self, run: str, generation: int, where: str) -> None:
         """What others have ended may go on until its owner is refused a commit, and not longer."""
-        mark = (ctx.run, ctx._desk.actor.hub.ledger.generation)
+        mark = (run, generation)
         open_ = self.ask(
             "SELECT 1 FROM generations g JOIN runs r USING (run)"
             " WHERE r.id = ? AND g.generation = ? AND g.finished_at IS NULL",

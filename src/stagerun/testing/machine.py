@@ -270,7 +270,7 @@ class Process:
                 await life.over.wait()
         except* StoreError:
             if not life.killed:
-                if not life.leaving or not machine.refusals:
+                if not life.leaving or not life.store.unheard:
                     raise
                 # While the disk refuses, leaving is bounded: then the process ends unheard.
                 machine.note(f"process {self.number} leaves without a word", harm=True)

@@ -35,6 +35,8 @@ class SimulatedStore(InlineStore):
         self._quick = False
         self.frozen_until = 0.0
         """Until when its process stands still."""
+        self.unheard = False
+        """Whether its process could not write its last words."""
 
     def kill(self) -> None:
         """Die: what is under way is not written, and nothing after it."""
@@ -111,6 +113,7 @@ class SimulatedStore(InlineStore):
     def _execute(self, connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
         self._check()
         if self._machine.refusals:
+            self.unheard = self._given_up
             error = sqlite3.OperationalError("a simulated refusal")
             error.sqlite_errorname = self._machine.refusals[-1]
             raise error

@@ -81,7 +81,7 @@ def stored_deadlines_stay() -> Iterator[None]:
         yield
 
 
-@plant("begun .* after its run was over|outcome was final")
+@plant("begun .* after its run was over")
 def the_ended_go_on() -> Iterator[None]:
     """A process that others have ended does not stop its runs."""
     with replaced(Ledger, "publish", _publish_always):
