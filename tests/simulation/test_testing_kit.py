@@ -189,6 +189,13 @@ def test_a_run_that_outlasts_the_hours_is_cut() -> None:
     assert not simulate(SQUARES, [1], hours=0.1).cut
 
 
+@pytest.mark.parametrize("fault", [Freeze(at=1, seconds=1e9), Lock(at=1, seconds=1e9)])
+def test_no_fault_outlasts_the_hours(fault: Any) -> None:
+    simulation = simulate(SQUARES, [1, 2], hours=0.1, faults=FaultPlan([fault]))
+    assert simulation.cut
+    assert simulation.seconds == 360
+
+
 @pytest.mark.parametrize("faults", [FaultPlan(), FaultPlan([Crash(at=5)])])
 def test_a_stage_that_never_leaves_its_shield_is_named(faults: FaultPlan) -> None:
     @stage

@@ -226,6 +226,12 @@ class Process:
             store = life.store
             store.frozen_until = max(store.frozen_until, trio.current_time() + seconds)
 
+    def thaw(self) -> None:
+        """Go on, if it stands still."""
+        if self.frozen:
+            assert self._life is not None  # noqa: S101 - so says `frozen`
+            self._life.store.thaw()
+
     def lose_file(self) -> None:
         """Have the file deleted that says that it lives."""
         if self._life is not None and not self._life.killed and self._life.store.lose_file():

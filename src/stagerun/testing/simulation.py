@@ -236,6 +236,8 @@ class World:
                     self.cut = True
                     self.machine.note(f"the time is over, and the run has not ended: {seconds:g} s")
                 ended = trio.current_time()
+                for process in processes:  # who stands still could not leave
+                    process.thaw()
                 leaving.set()
                 nursery.cancel_scope.cancel()
             beyond.cancel_scope.cancel()

@@ -31,7 +31,9 @@ class SimulatedStore(InlineStore):
         self._process = process
         self._owner = ""
         self._file: int | None = None
-        self._killed = trio.Event()
+        self._killed = False
+        self._stirred = trio.Event()
+        """It was killed, or goes on before its time."""
         self._quick = False
         self.frozen_until = 0.0
         """Until when its process stands still."""
@@ -40,11 +42,18 @@ class SimulatedStore(InlineStore):
 
     def kill(self) -> None:
         """Die: what is under way is not written, and nothing after it."""
-        self._killed.set()
+        self._killed = True
+        self._stirred.set()
         if self._file is not None:
             self._machine.hands[self._owner] = self.page.suspects()
         self.release()
         self.wake()
+
+    def thaw(self) -> None:
+        """Stand still no longer."""
+        self.frozen_until = 0.0
+        self._stirred.set()
+        self._stirred = trio.Event()
 
     def lose_file(self) -> bool:
         """Have the owner's file deleted, if there is one."""
@@ -55,9 +64,9 @@ class SimulatedStore(InlineStore):
 
     async def thawed(self) -> None:
         """Wait while the process stands still, or until it dies."""
-        while trio.current_time() < self.frozen_until and not self._killed.is_set():
+        while trio.current_time() < self.frozen_until and not self._killed:
             with trio.move_on_at(self.frozen_until):
-                await self._killed.wait()
+                await self._stirred.wait()
 
     # -- ownership ------------------------------------------------------------------------------
 
@@ -132,5 +141,5 @@ class SimulatedStore(InlineStore):
         self._check()
 
     def _check(self) -> None:
-        if self._killed.is_set():
+        if self._killed:
             raise StoreError("the process was killed")
