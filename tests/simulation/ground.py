@@ -47,6 +47,8 @@ class Truth:
     _by_stage: dict[tuple[object, str, str], int] = field(factory=dict)
     _able_since: float = 0.0
     _well_since: float = 0.0
+    _deaf: dict[Process, float] = field(factory=dict)
+    """When a process, for the last time, could not have heard that a commit of its is refused."""
     _over: dict[tuple[str, int], float] = field(factory=dict)
     """Generations that have ended and go on, and since when at least."""
     _orphaned: dict[int, float] = field(factory=dict)
@@ -163,7 +165,8 @@ class Truth:
         )
         now = trio.current_time()
         if not open_:
-            since = max(self._over.setdefault(mark, now), self._well_since)
+            deaf = self._deaf.get(self._caller, 0.0) if self._caller else 0.0
+            since = max(self._over.setdefault(mark, now), deaf)
             if now - since > ATTEMPT + GRACE + _SLACK:
                 self.inspector.violate(f"{where}: begun {now - since:.1f} s after its run was over")
 
@@ -183,6 +186,9 @@ class Truth:
             self._able_since = now
         if harmed or store_ill or not all(p.serving and not p.frozen for p in processes):
             self._well_since = now
+        for process in processes:
+            if store_ill or not process.serving or process.frozen:
+                self._deaf[process] = now + 2  # until the next look
         self._look_at_attempts(now)
         self._look_at_runs(now)
 

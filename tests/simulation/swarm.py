@@ -55,6 +55,8 @@ REAL: Final = 120.0
 """Seconds of real time for one seed, which takes less than one of them."""
 _COMES_TOGETHER: Final = 0.6
 """Share of the lost files whose process then stands still."""
+_ROBBED_SEEDS: Final = 0.15
+"""Share of the seeds in which a process certainly loses its file and stands still."""
 _DEADLY_SEEDS: Final = 0.2
 """Share of the seeds in which a process that was killed is killed again and again."""
 LIVENESS: Final = 3 * RUN + 60.0
@@ -149,10 +151,13 @@ class _System:
         plan = FaultPlan.random(
             dice.getrandbits(32), seconds=SAFETY, processes=count, most=dice.choice([3, 10, 30])
         )
-        plan = FaultPlan((*plan.faults, *_worse(plan, dice)))
+        plan, size = FaultPlan((*plan.faults, *_worse(plan, dice))), dice.choice([1, 4, 12])
+        if count > 1 and dice.random() < _ROBBED_SEEDS:
+            machine.pace, size = 2.0, 30  # others act while its runs have time and work left
+            plan = FaultPlan((*plan.faults, *_robbed(dice.randrange(count), dice)))
         inspector = Inspector(machine)
         truth = Truth(machine, inspector)
-        oracle, size = Oracle.of(seed), dice.choice([1, 4, 12])
+        oracle = Oracle.of(seed)
         known = pipelines(oracle, truth, lambda: size)
         truth.workers = {each.name: each.workers for one in known for each in one.stages}
         truth.processes = [Process(machine, number, known) for number in range(count)]
@@ -253,6 +258,17 @@ def _worse(plan: FaultPlan, dice: random.Random) -> Iterator[Fault]:
             for _ in range(3):
                 at += dice.uniform(2, 10)
                 yield Crash(at=at, process=fault.process, downtime=0.5)
+
+
+def _robbed(process: int, dice: random.Random) -> Iterator[Fault]:
+    """Give what has others end the runs of a living process: it loses its file, and stands still.
+
+    Long enough for its silence to be waited for, and no longer: it shall have work when it goes on.
+    """
+    for _ in range(3):
+        at = dice.uniform(0.1, 0.7) * SAFETY
+        yield LostFile(at=at, process=process)
+        yield Freeze(at=at + 0.1, process=process, seconds=dice.uniform(35, 60))
 
 
 _NAMES: Final[dict[type[Fault], str]] = {

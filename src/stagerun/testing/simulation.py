@@ -124,7 +124,7 @@ def simulate(
         BrokenPromiseError: At some commit something did not hold that stagerun promises.
         UsageError: This is called within a program on trio, or beside another simulation; or an
             argument cannot be; or a fault is for a process that there is not; or a stage was still
-            shielded from its cancellation a day after the end.
+            shielded from its cancellation an hour after the end.
     """
     world = World.of(
         what,

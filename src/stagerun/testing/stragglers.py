@@ -15,14 +15,14 @@ from stagerun.errors import UsageError
 
 __all__ = ["wake_stragglers"]
 
-_PATIENCE: Final = 24 * 3600.0
+_PATIENCE: Final = 3600.0
 """Virtual seconds after which nobody is waited for."""
 _OURS: Final = (str(Path(trio.__file__ or "").parent), str(Path(__file__).parents[1]))
 """Code that is never to blame."""
 
 
 async def wake_stragglers(root: trio.lowlevel.Task, leaving: trio.Event, woken: list[str]) -> None:
-    """Once *leaving* is set, give a day to the user's code below *root*; then wake it by an error.
+    """Once *leaving* is set, give an hour to the user's code below *root*; then wake it by an error.
 
     Where it was is added to *woken*. Runs until it is cancelled.
     """
