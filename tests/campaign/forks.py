@@ -24,8 +24,8 @@ from tests.campaign.told import Say
 
 __all__ = ["Blow", "Life", "live"]
 
-_LONGEST: Final = 30.0
-"""Seconds after which a life hangs, for all that we know."""
+_LONGEST: Final = 60.0
+"""Seconds after which a life hangs, for all that we know; it takes one or two of them."""
 _PIECE: Final = 2**16
 _KILLS: Final = (signal.SIGKILL, signal.SIGTERM)
 """SIGTERM ends whoever does not listen yet, as SIGKILL does."""
