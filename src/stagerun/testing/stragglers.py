@@ -22,7 +22,7 @@ _OURS: Final = (str(Path(trio.__file__ or "").parent), str(Path(__file__).parent
 
 
 async def wake_stragglers(root: trio.lowlevel.Task, leaving: trio.Event, woken: list[str]) -> None:
-    """Once *leaving* is set, give an hour to the user's code below *root*; then wake it by an error.
+    """Once *leaving* is set, give an hour to the user's code below *root*; then wake it by error.
 
     Where it was is added to *woken*. Runs until it is cancelled.
     """
