@@ -14,6 +14,8 @@ from tests.simulation.workloads import RUN, Oracle
 
 __all__ = ["Judgement"]
 
+_ROUNDED: Final = 0.002
+"""Seconds by which two times in the log may be wrong."""
 _CONDEMNED: Final = 3
 """Deaths with an item in hand before that is given up."""
 _DEADLY: Final = ("is killed", "stands still", "is deleted", "without a word")
@@ -61,7 +63,7 @@ class Judgement:
             if status.startswith("timed_out") and since is not None:
                 lasted, by_others = at - since, "did not end it" in status
                 # One that stands still cannot put its deadline right after a sleep: others end it.
-                if lasted < RUN and not (by_others and self._struck(at, at, Freeze)):
+                if lasted < RUN - _ROUNDED and not (by_others and self._struck(at, at, Freeze)):
                     yield f"{which} ended by its deadline, after {lasted:.1f} s: {status}"
                 if by_others and not self._struck(since, at, *_HINDRANCES):
                     yield f"{which} ended by others, though nothing hindered its process: {status}"
