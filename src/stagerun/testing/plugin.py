@@ -4,6 +4,7 @@ It comes with ``stagerun[testing]`` by itself and does nothing for tests that us
 fixtures: ``simulated``, ``crashed_everywhere``, ``stagerun_seed`` and ``virtual_runtime``.
 """
 
+import argparse
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from functools import partial
@@ -168,7 +169,6 @@ def _seeds(config: pytest.Config) -> range:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
