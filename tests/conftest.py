@@ -1,6 +1,7 @@
 """Fixtures for all tests: a runtime in virtual time, and the sums that must hold on disk."""
 
 import re
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,6 +19,12 @@ from stagerun.store.inline import InlineStore
 _CANCELLED = 3
 EPOCH = 1_700_000_000.0
 """Wall time of the virtual world's beginning."""
+
+
+def pytest_configure() -> None:
+    """Undo what shells do to programs in the background: they, and all they start, ignore Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def virtual_env(**options: Any) -> Env:
