@@ -22,7 +22,7 @@ EPOCH = 1_700_000_000.0
 
 
 def pytest_configure() -> None:
-    """Undo what shells do to programs in the background: they, and all they start, ignore Ctrl-C."""
+    """Undo what shells do to programs in the background: they ignore Ctrl-C, as do their own."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
