@@ -234,10 +234,13 @@ def _patiently(action: Callable[[], None], seconds: float) -> None:
         try:
             return action()
         except sqlite3.OperationalError as error:
-            name = error.sqlite_errorname
-            if not name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or time.monotonic() > until:
+            if not _is_lock(error) or time.monotonic() > until:
                 raise
             time.sleep(0.001)
+
+
+def _is_lock(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
@@ -249,7 +252,11 @@ def _set_up(connection: sqlite3.Connection) -> None:
 
 def _check_writable(connection: sqlite3.Connection) -> None:
     """Refuse at once what may only be read: a commit would wait for people to change that."""
-    connection.execute("DELETE FROM schema_steps WHERE FALSE")  # BEGIN alone lets it pass
+    try:
+        connection.execute("DELETE FROM schema_steps WHERE FALSE")  # BEGIN alone lets it pass
+    except sqlite3.OperationalError as error:
+        if not _is_lock(error):  # of others, who can write: whoever has something to write waits
+            raise
 
 
 def _check_owner(connection: sqlite3.Connection) -> None:
