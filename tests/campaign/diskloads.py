@@ -6,7 +6,8 @@ in the end does not depend on when it was cut: ``finish()`` makes it so, and com
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,6 +119,8 @@ class Load:
     log_limit: int = 64 * 2**20
     failed_fsyncs: int = field(default=0)
     """How many calls of fsync fail on the way, at random."""
+    refuses_for: float = field(default=0.0)
+    """Seconds in which all that follow upon such a call fail as well."""
 
     def prepare(self) -> None:
         """Set the engine of this process for it."""
@@ -200,11 +203,11 @@ async def _few(path: Path, say: Say, opened: Opened) -> None:
             await _run(runtime, say, SLOW, range(6))
 
 
-async def _crowd(path: Path, say: Say, opened: Opened) -> None:
-    """Several runs at once; one waits in line for another."""
+async def _crowd(path: Path, say: Say, opened: Opened, *, alone: bool = False) -> None:
+    """Several runs at once; one waits in line for another; *alone*: nobody reads meanwhile."""
     async with open_runtime(path, pipelines=PIPELINES) as runtime, trio.open_nursery() as nursery:
         opened(runtime)
-        with reading(path, say, 0.002):
+        with nullcontext() if alone else reading(path, say, 0.002):
             runs = [
                 await runtime.start(PAGES, range(1, 61)),
                 await runtime.start(SLOW, range(40), concurrency_key="slow"),
@@ -228,6 +231,13 @@ LOADS: Final = {
         Load("reopened", _reopened, checkpoint_after=9),
         Load("crowd", _crowd, checkpoint_after=4, log_limit=100_000),
         Load("refused", _crowd, checkpoint_after=4, failed_fsyncs=6),
+        Load(
+            "gone",
+            partial(_crowd, alone=True),
+            checkpoint_after=4,
+            failed_fsyncs=4,
+            refuses_for=0.02,
+        ),
     )
 }
 FEW: Final = Load("few", _few, checkpoint_after=4)

@@ -58,7 +58,10 @@ def main(name: str, seed: str, database: str, log: str, plant: str = "") -> None
         await open_now.wait()  # at the opening an error of the disk is the caller's
         for _ in range(load.failed_fsyncs):
             await trio.sleep(dice.uniform(0.0, 0.05))
-            shim.arm(dice.randint(1, 4), "fsync", shim.EIO)
+            shim.arm(dice.randint(1, 4), "fsync", shim.EIO, sticky=load.refuses_for > 0)
+            if load.refuses_for:
+                await trio.sleep(load.refuses_for)
+                shim.disarm()
 
     async def both() -> None:
         async with trio.open_nursery() as nursery:

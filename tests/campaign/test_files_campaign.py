@@ -66,11 +66,13 @@ def test_a_reader_that_lets_an_error_through_is_found(
 
 def test_a_lock_at_the_opening_is_waited_for_and_then_told(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    connect(path).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as foreign:
-        foreign.execute("BEGIN IMMEDIATE")
+        foreign.execute("BEGIN IMMEDIATE")  # before there is a schema
         began = time.monotonic()
         with pytest.raises(StoreError, match="another program keeps it locked"):
             connect(path, patience=0.2)
         assert time.monotonic() - began < 5
-    connect(path, patience=0.2).close()
+        foreign.execute("COMMIT")
+        connect(path, patience=0.2).close()
+        foreign.execute("BEGIN IMMEDIATE")
+        connect(path, patience=0.0).close()  # its commits will wait, and tell

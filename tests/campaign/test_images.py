@@ -16,9 +16,9 @@ needs_shim = pytest.mark.skipif(bool(shim.unavailable()), reason=shim.unavailabl
 
 @needs_shim
 def test_nothing_acknowledged_is_lost_by_a_power_loss(tmp_path: Path) -> None:
-    part = images.run(140, random.randrange(10**6), tmp_path, each=20)
+    part = images.run(160, random.randrange(10**6), tmp_path, each=20)
     assert part.violations == ()
-    assert part.trials == part.counts["images"] == 140
+    assert part.trials == part.counts["images"] == 160
     assert part.counts["images with writes that were not synced"] > 70
     assert part.counts["fsyncs that failed in them"] > 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stagerun.errors import StoreError
+from stagerun.store import log
 from stagerun.store.connection import Connection
 from stagerun.store.driver import BEAT, Composer, is_distrusted, is_passing, needs_space
 from stagerun.store.opening import Files, connect
@@ -251,11 +252,13 @@ class Writer:
         if self._connection is None:
             return
         try:
-            size = await self._connection.run(_checkpoint)
+            size = await self._connection.run(log.checkpoint, _LOG_LIMIT)
         except sqlite3.Error as error:
             if not is_passing(error):
                 raise
             self._tell(self._composer.troubled, f"checkpoint: {_named(error)}")
+            if is_distrusted(error):
+                await self._forget_progress()
             return
         if size > _LOG_LIMIT or self._held_up:
             self._held_up = size > _LOG_LIMIT
@@ -264,6 +267,20 @@ class Writer:
                 " state of the database and does not let go of it (an open transaction?)"
             )
             self._tell(self._composer.noticed, words if self._held_up else None)
+
+    async def _forget_progress(self) -> None:
+        """Wait for the lock: a checkpoint before this is done could lose what was copied."""
+        while True:
+            self._files.check()
+            try:
+                await self._run(log.forget_progress, self._path)
+            except (sqlite3.Error, OSError) as error:
+                passing = isinstance(error, OSError) or is_passing(error)
+                if not passing or self._given_up():
+                    raise
+                await asyncio.sleep(_LOCK_PAUSE)
+            else:
+                return
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
@@ -282,15 +299,6 @@ def _count(owner: str | None, number: int) -> Unit:
 def _counted(connection: sqlite3.Connection, owner: str | None) -> int | None:
     row = connection.execute("SELECT commits FROM owners WHERE id = ?", (owner,)).fetchone()
     return None if row is None else int(row[0])
-
-
-def _checkpoint(connection: sqlite3.Connection) -> int:
-    """Move what can be moved, and begin the log anew when it is long; return its size in bytes."""
-    (page,) = connection.execute("PRAGMA page_size").fetchone()
-    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    if frames * page > _LOG_LIMIT:
-        _, frames, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return int(frames * page)
 
 
 def _named(error: BaseException) -> str:
