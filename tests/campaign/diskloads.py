@@ -27,7 +27,7 @@ from stagerun import (
     stage,
 )
 from stagerun.engine.admission import AlreadyOpenError
-from stagerun.store import writer
+from stagerun.store import log, writer
 from tests.campaign.told import Say, reading
 
 __all__ = ["FEW", "LOADS", "SLOW", "Load", "finish"]
@@ -125,7 +125,7 @@ class Load:
     def prepare(self) -> None:
         """Set the engine of this process for it."""
         writer._CHECKPOINT_AFTER = self.checkpoint_after
-        writer._LOG_LIMIT = self.log_limit
+        log._LIMIT = self.log_limit
 
 
 async def _pages(path: Path, say: Say, opened: Opened) -> None:

@@ -103,7 +103,7 @@ FAILPOINTS: Final[Mapping[str, Failpoint]] = {
         "transaction-checked": ("store.opening", "Files.check"),
         "committed-not-heard": ("engine.recorder", "Recorder.committed"),
         "published": ("engine.ledger", "Ledger.publish"),
-        "checkpoint": ("store.log", "checkpoint"),
+        "checkpoint": ("store.log", "move"),
         # The ending.
         "stage-finished": ("engine.register", "Register.finish"),
         "ending-concluded": ("engine.run", "conclude"),

@@ -18,7 +18,7 @@ import trio
 from stagerun import Pipeline, Runtime, StoreError, open_runtime, stage
 from stagerun.engine import household
 from stagerun.engine import runtime as runtime_module
-from stagerun.store import writer
+from stagerun.store import log, writer
 from stagerun.store.doctor import examine
 from stagerun.store.transaction import Receipt, execute
 
@@ -393,7 +393,7 @@ async def _make(path: Path) -> None:
 async def test_a_reader_that_holds_the_log_up_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_LOG_LIMIT", 300_000)
+    monkeypatch.setattr(log, "_LIMIT", 300_000)
     path = tmp_path / "runs.db"
     async with open_runtime(path) as runtime:
         with closing(sqlite3.connect(path, isolation_level=None)) as reader:

@@ -37,7 +37,7 @@ def reader(path: Path) -> Iterator[sqlite3.Connection]:
 
 def moved(connection: sqlite3.Connection) -> tuple[int, int]:
     """Checkpoint, and return how many pages are in the log, and how many of them are moved."""
-    log.checkpoint(connection, 2**30)
+    log.move(connection, 2**30)
     _, there, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return there, done
 

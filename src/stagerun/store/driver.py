@@ -19,6 +19,7 @@ __all__ = [
     "Store",
     "is_distrusted",
     "is_passing",
+    "named",
     "needs_space",
 ]
 
@@ -139,6 +140,11 @@ PASSING = (
     "SQLITE_NOMEM",
 )
 """SQLite's names of errors after which a commit is tried again; what they begin with."""
+
+
+def named(error: BaseException) -> str:
+    """Return an error's words with SQLite's name for it."""
+    return f"{error} [{_name(error)}]" if _name(error) else repr(error)
 
 
 def _name(error: BaseException) -> str:

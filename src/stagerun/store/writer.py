@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from stagerun.errors import StoreError
-from stagerun.store import log
 from stagerun.store.connection import Connection
-from stagerun.store.driver import BEAT, Composer, is_distrusted, is_passing, needs_space
+from stagerun.store.driver import BEAT, Composer, is_distrusted, is_passing, named, needs_space
+from stagerun.store.log import Log
 from stagerun.store.opening import Files, connect
 from stagerun.store.transaction import (
     BROKEN_RULES,
@@ -32,8 +32,6 @@ _CHECKPOINT_AFTER = 64
 """Commits between two checkpoints under load."""
 _IDLE_CHECKPOINT_AFTER = 8
 """Commits after which a quiet second makes one. More than the heartbeat alone needs at once."""
-_LOG_LIMIT = 64 * 2**20
-"""Bytes of the write-ahead log above which somebody is told that a reader holds it up."""
 
 _LOCK_PAUSE = 0.001
 """Seconds between two tries to get the write lock, and after a commit while others write."""
@@ -64,8 +62,8 @@ class Writer:
         self._owner = owner
         self._resources = AsyncExitStack()
         self._connection: Connection | None = None  # None: not trusted any more, to be opened anew
+        self._log = Log(path, composer, tell)
         self._since_checkpoint = 0
-        self._held_up = False
         self._foreign_commits = 0  # SQLite's data_version: changes when somebody else commits
         self._foreign_at = -math.inf  # when it was seen to change while a commit waited
         # Written by: the connection's thread. Acknowledged commits, as the owner's row counts them.
@@ -84,6 +82,8 @@ class Writer:
             self._files = Files(self._path)
             yield self
         finally:
+            if self._connection is not None:
+                await self._log.settle(self._connection)
             await self._resources.aclose()
 
     async def _open(self, connection: sqlite3.Connection) -> None:
@@ -143,7 +143,7 @@ class Writer:
                     raise
                 waited = time.monotonic() - began
                 if waited >= silent_for or (needs_space(error) and silent_for == _WORDS_AFTER[0]):
-                    self._tell(self._composer.troubled, f"{_named(error)}, for {waited:.0f} s now")
+                    self._tell(self._composer.troubled, f"{named(error)}, for {waited:.0f} s now")
                     silent_for = later.pop(0) if later else waited + _WORDS_AFTER[-1]
                 if is_distrusted(error):
                     await self._distrust()
@@ -153,6 +153,11 @@ class Writer:
                 continue
             self._since_checkpoint += 1
             return receipt
+
+    async def _checkpoint(self) -> None:
+        self._since_checkpoint = 0
+        if self._connection is not None:
+            await self._log.checkpoint(self._connection)
 
     async def _try(self, transaction: Transaction) -> Receipt:
         if self._connection is None:
@@ -206,7 +211,7 @@ class Writer:
             try:
                 await self._resources.aclose()
             except sqlite3.Error as error:
-                self._tell(self._composer.troubled, f"closing: {_named(error)}")
+                self._tell(self._composer.troubled, f"closing: {named(error)}")
             self._resources = AsyncExitStack()
 
     async def _reopen(self) -> Receipt | None:
@@ -244,44 +249,6 @@ class Writer:
         assert self._connection is not None  # noqa: S101 - called with an open one only
         return await self._connection.run(function, *args)
 
-    # -- the write-ahead log ----------------------------------------------------------------------
-
-    async def _checkpoint(self) -> None:
-        """Move the log into the database. Failing costs space, not data: it is tried again."""
-        self._since_checkpoint = 0
-        if self._connection is None:
-            return
-        try:
-            size = await self._connection.run(log.checkpoint, _LOG_LIMIT)
-        except sqlite3.Error as error:
-            if not is_passing(error):
-                raise
-            self._tell(self._composer.troubled, f"checkpoint: {_named(error)}")
-            if is_distrusted(error):
-                await self._forget_progress()
-            return
-        if size > _LOG_LIMIT or self._held_up:
-            self._held_up = size > _LOG_LIMIT
-            words = (
-                f"the write-ahead log has grown to {size / 2**20:.0f} MB: somebody reads an old"
-                " state of the database and does not let go of it (an open transaction?)"
-            )
-            self._tell(self._composer.noticed, words if self._held_up else None)
-
-    async def _forget_progress(self) -> None:
-        """Wait for the lock: a checkpoint before this is done could lose what was copied."""
-        while True:
-            self._files.check()
-            try:
-                await self._run(log.forget_progress, self._path)
-            except (sqlite3.Error, OSError) as error:
-                passing = isinstance(error, OSError) or is_passing(error)
-                if not passing or self._given_up():
-                    raise
-                await asyncio.sleep(_LOCK_PAUSE)
-            else:
-                return
-
 
 def _data_version(connection: sqlite3.Connection) -> int:
     """Return what changes when somebody else commits; -1 while it cannot be told."""
@@ -299,8 +266,3 @@ def _count(owner: str | None, number: int) -> Unit:
 def _counted(connection: sqlite3.Connection, owner: str | None) -> int | None:
     row = connection.execute("SELECT commits FROM owners WHERE id = ?", (owner,)).fetchone()
     return None if row is None else int(row[0])
-
-
-def _named(error: BaseException) -> str:
-    name = getattr(error, "sqlite_errorname", None)
-    return f"{error} [{name}]" if name else repr(error)
