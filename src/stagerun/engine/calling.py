@@ -11,7 +11,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -30,12 +30,20 @@ from stagerun.store import codec
 __all__ = ["call", "explained", "tell"]
 
 
-async def call(desk: Desk, value: Any) -> Any:
+def call(desk: Desk, value: Any) -> Awaitable[Any]:
     """Call the stage's function with *value*, and with a context where it takes one."""
     stage = desk.actor.stage
+    if stage.mode != "async":
+        return _call_elsewhere(desk, value)
+    result: Awaitable[Any] = (
+        stage.function(value, ctx=desk.context()) if stage.wants_ctx else stage.function(value)
+    )
+    return result
+
+
+async def _call_elsewhere(desk: Desk, value: Any) -> Any:
+    stage = desk.actor.stage
     context = {"ctx": desk.context()} if stage.wants_ctx else {}
-    if stage.mode == "async":
-        return await stage.function(value, **context)
     function = functools.partial(stage.function, value, **context)
     if not desk.actor.hub.env.threads:
         return run_inline(function()) if stage.mode == "asyncio" else function()

@@ -9,11 +9,15 @@ import trio
 
 from stagerun.engine.context import Context
 from stagerun.engine.hub import Survivor
+from stagerun.store.page import Page
 
 if TYPE_CHECKING:
     from stagerun.engine.stage import StageActor
 
-__all__ = ["Desk", "Item"]
+__all__ = ["Desk", "How", "Item"]
+
+How = tuple[bool, Any, BaseException | None]
+"""How an attempt ended: whether it returned, what, and what it raised."""
 
 _FORGIVEN = 3
 """Times that an item's deadline is moved in a stage because others blocked the event loop."""
@@ -134,14 +138,13 @@ class Desk:
         """The identity of the thread that this attempt runs in, where it runs in one."""
         self.owed = 0.0
         """Seconds of this attempt that others have taken: the event loop was blocked."""
-        ledger, batch = actor.hub.ledger, actor.stage.batch
-        self._special = batch is not None or actor.stage.heartbeat_timeout is not None
-        self.slot = actor.hub.store.page.occupy(
-            self, 1 if batch is None else batch.size, ledger.run, ledger.generation, actor.index
-        )
+        stage = actor.stage
+        self._special = stage.batch is not None or stage.heartbeat_timeout is not None
+        self.slot = 0
         """Where the live page tells what is in hand, and since when. A number stays there until the
         next one comes: that of an item which was settled meanwhile does no harm, for whoever reads
         it leaves out what has an outcome."""
+        self.sit_down()
 
     @property
     def busy(self) -> bool:
@@ -158,39 +161,57 @@ class Desk:
         """Whether this attempt's scope was cancelled, by its actor or by its own deadline."""
         return self.cut_at is not None or self.scope.cancel_called
 
+    def is_cut(self, now: float) -> bool:
+        """See ``was_cut``, at a third of its price. For the worker, when an attempt has ended."""
+        return self.cut_at is not None or now >= self.bound
+
     @property
     def abandoned(self) -> bool:
         """Whether the worker was given up and replaced."""
         return self.left_behind is not None
 
-    def begin(self, items: tuple[Item, ...]) -> None:
+    def sit_down(self) -> None:
+        """Take a place in the live page. A worker that waits for items has none."""
+        ledger, batch = self.actor.hub.ledger, self.actor.stage.batch
+        place = (ledger.run, ledger.generation, self.actor.index)
+        self.slot = self.page.occupy(self, 1 if batch is None else batch.size, *place)
+
+    def stand_up(self) -> None:
+        """Leave it to others."""
+        self.page.leave(self)
+
+    @property
+    def page(self) -> Page:
+        """The live page of this process."""
+        return self.actor.hub.store.page
+
+    def begin(self, items: tuple[Item, ...], now: float) -> None:
         """Take *items* in hand and set the deadline of this attempt."""
-        now = trio.current_time()
-        limit = self.actor.first_limit
+        actor = self.actor
+        limit = actor.first_limit
         for item in items:
             item.attempts += 1
             if item.attempts == 1:
                 item.started = now
             else:
                 item.waited += now - item.due
-                limit = min(limit, self.actor.limit_of(item, now))
+                limit = min(limit, actor.limit_of(item, now))
         self.items, self.attempt, self.started = items, items[0].attempts, now
         self.ctx, self.runs_on, self.owed = None, False, 0.0
         self.numbers[self.slot], self.starts[self.slot] = items[0].number, now
         if self._special:
             self._begin_specially(now)
-        self.actor.hub.ledger.in_flight[self.actor.index] += len(items)
+        actor.in_flight[actor.index] += len(items)
         self.deadline = deadline = now + limit
-        slack = limit * _SLACK if limit == self.actor.first_limit else 0.0
+        slack = limit * _SLACK if limit == actor.first_limit else 0.0
         if not deadline <= self.bound <= deadline + slack:
             self.bound = self.scope.deadline = deadline + slack
-        if deadline < self.actor.due:
-            self.actor.nudge()
+        if deadline < actor.due:
+            actor.nudge()
 
     def _begin_specially(self, now: float) -> None:
         if self.actor.stage.batch is not None:
-            page = self.actor.hub.store.page
-            page.show(self, [item.number for item in self.items], now)
+            self.page.show(self, [item.number for item in self.items], now)
         if self.actor.stage.heartbeat_timeout is not None:
             self.stalled = False
             self.beat()
@@ -231,7 +252,7 @@ class Desk:
 
     def end(self) -> None:
         """Lay down what was in hand."""
-        self.actor.hub.ledger.in_flight[self.actor.index] -= len(self.items)
+        self.actor.in_flight[self.actor.index] -= len(self.items)
         self.items = ()
 
     def rest(self) -> None:

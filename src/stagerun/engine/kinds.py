@@ -1,13 +1,13 @@
 """How an attempt is made in each kind of stage; everything else is in ``stage.py``."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from typing import Any
 
 import trio
 
 from stagerun.engine.calling import call
-from stagerun.engine.desk import Desk, Item
+from stagerun.engine.desk import Desk, How, Item
 from stagerun.engine.emission import Emitter
 from stagerun.engine.hub import Hub
 from stagerun.engine.keys import Keys
@@ -37,9 +37,9 @@ class EachActor(StageActor):
         super().__init__(stage, index, hub, run_nursery)
         self._keys = Keys(self, stage.key) if stage.key is not None else None
 
-    async def perform(self, desk: Desk) -> Any:
+    def perform(self, desk: Desk) -> Awaitable[Any]:
         """See ``StageActor.perform``."""
-        return await call(desk, desk.items[0].value)
+        return call(desk, desk.items[0].value)
 
     async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
         """See ``StageActor.next_items``; an item whose key is taken is not worked on."""
@@ -165,16 +165,15 @@ class BatchActor(StageActor):
             )
         return results
 
-    def settle_all(
-        self, desk: Desk, *, returned: bool, value: Any, error: BaseException | None
-    ) -> None:
+    def settle_all(self, desk: Desk, now: float, how: How) -> None:
         """See ``StageActor.settle_all``: each item has a result, or an error, of its own."""
+        returned, value, _ = how
         if not returned:
-            super().settle_all(desk, returned=False, value=None, error=error)
+            super().settle_all(desk, now, how)
             return
         for item, result in zip(desk.items, value, strict=True):
             failed = result if isinstance(result, BaseException) else None
-            self.settle(desk, item, returned=failed is None, value=result, error=failed)
+            self.settle(desk, item, now, (failed is None, result, failed))
         desk.end()
 
 
@@ -277,14 +276,13 @@ class CollectActor(EachActor):
                 yield member
             after = page[-1].item
 
-    def settle(
-        self, desk: Desk, item: Item, *, returned: bool, value: Any, error: BaseException | None
-    ) -> None:
+    def settle(self, desk: Desk, item: Item, now: float, how: How) -> None:
         """See ``StageActor.settle``; a group that came up short is not tried again."""
+        error = how[2]
         if isinstance(error, _TooFewError):
             self.fail(item, Ended(Outcome.FAILED, ItemCause.LEAST_OK, str(error)), None)
         else:
-            super().settle(desk, item, returned=returned, value=value, error=error)
+            super().settle(desk, item, now, how)
 
 
 class _TooFewError(Exception):

@@ -126,7 +126,12 @@ class Ledger:
     events: int = field(init=False, default=0)
     highest: float | None = None
     ending: Ending | None = None
+    _items: list[Any] = field(init=False, factory=list)
+    """Rows of outcomes for the next unit, flattened."""
+    _fresh_outcomes: list[list[int]] = field(init=False)
+    """How many outcomes of each kind they are, per stage: the sums get them with the unit."""
     _rows: dict[Post, list[Any]] = field(init=False, factory=dict)
+    """The same of other tables."""
     _others: list[Statement] = field(init=False, factory=list)
     """What must be done after them."""
     _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
@@ -149,6 +154,7 @@ class Ledger:
         stages = self.pipeline.stages
         self.accepted = [0] * len(stages)
         self.settled = [[0] * len(Outcome) for _ in stages]
+        self._fresh_outcomes = [[0] * len(Outcome) for _ in stages]
         # Whether an `ok` of a stage is at once an acceptance by the next one.
         self._feeds = [
             stage.kind is not Kind.MANY and follower.kind is not Kind.COLLECT
@@ -196,13 +202,8 @@ class Ledger:
     def take(self, post: Post, payload: Any) -> None:
         """Take one message into the sums and towards the next commit."""
         if post is Post.ITEM:
-            stage, outcome = payload[1], payload[4]
-            self.settled[stage][outcome] += 1
-            if outcome == Outcome.OK and self._feeds[stage]:
-                self.accepted[stage + 1] += 1
-                self._dirty.add(stage + 1)
-            self._dirty.add(stage)
-            self._add(post, payload)
+            self._fresh_outcomes[payload[1]][payload[4]] += 1
+            self._items += payload
         elif post is Post.EMISSION:
             if self._takes_made[payload[1]]:
                 self.accepted[payload[1]] += 1
@@ -212,6 +213,18 @@ class Ledger:
             self._add(post, payload)
         else:
             self._take_rare(post, payload)
+
+    def _settle_fresh(self) -> None:
+        for stage, fresh in enumerate(self._fresh_outcomes):
+            if not any(fresh):
+                continue
+            self._dirty.add(stage)
+            if fresh[Outcome.OK] and self._feeds[stage]:
+                self.accepted[stage + 1] += fresh[Outcome.OK]
+                self._dirty.add(stage + 1)
+            for outcome, count in enumerate(fresh):
+                self.settled[stage][outcome] += count
+                fresh[outcome] = 0
 
     def _add(self, post: Post, row: Any) -> None:
         rows = self._rows.get(post)
@@ -259,6 +272,7 @@ class Ledger:
         """Return everything taken since the last one, as statements under the run's fence."""
         self.nudged = False
         self._take_lines()
+        self._settle_fresh()
         counts = self._last = self.counts()
         self._dirty.update(
             stage for stage, sums in enumerate(counts) if sums.in_flight != self._in_flight[stage]
@@ -268,6 +282,8 @@ class Ledger:
         if self._ended_at is not None and self.ending is not None:  # a run's last event
             self._event(self._ended_at, "run", self.ending.status.value)
             self._ended_at = None
+        if self._items:
+            self._rows[Post.ITEM], self._items = self._items, []
         body: list[Statement | Rows] = [
             Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
             for post, rows in self._rows.items()

@@ -26,6 +26,10 @@ class Mailbox:
         self._parked: list[tuple[float, int, Item]] = []  # a heap, by the time of the next attempt
         self._room = trio.lowlevel.ParkingLot()
         self._arrivals = trio.lowlevel.ParkingLot()
+        self.putters = 0
+        """How many tasks wait for room."""
+        self.resting = 0
+        """How many workers wait for an arrival. Like ``putters``, cheaper to ask than a lot."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -51,11 +55,6 @@ class Mailbox:
         return self._parked[0][0] if self._parked else math.inf
 
     @property
-    def putters(self) -> int:
-        """How many tasks wait for room."""
-        return len(self._room)
-
-    @property
     def pausing(self) -> list[tuple[float, Item]]:
         """The items between two attempts, with the time of the next one, the earliest first."""
         return [(at, item) for at, _, item in sorted(self._parked, key=lambda entry: entry[:2])]
@@ -67,28 +66,45 @@ class Mailbox:
     def take(self) -> Item:
         """Take the first item. Only when ``ready``."""
         item = self._waiting.popleft()
-        if self._room and len(self._waiting) <= self.limit // 2:
+        if self.putters and len(self._waiting) <= self.limit // 2:
             self._room.unpark_all()
         return item
+
+    def next(self) -> Item | None:
+        """Take the first item, if one is ready."""
+        if not self._waiting or self.shut or len(self._parked) >= self.limit:
+            return None
+        return self.take()
 
     async def room(self) -> None:
         """Wait until fewer items wait than may wait."""
         while self.full and not self.shut:
-            await self._room.park()
+            self.putters += 1
+            try:
+                await self._room.park()
+            finally:
+                self.putters -= 1
 
     def call(self) -> bool:
         """Wake a worker that waits for an arrival; False when none does."""
-        if self._arrivals:
-            self._arrivals.unpark()
-            return True
-        return False
+        if not self.resting:
+            return False
+        self.resting -= 1
+        self._arrivals.unpark()
+        return True
 
     async def arrival(self) -> None:
         """Wait until somebody calls."""
-        await self._arrivals.park()
+        self.resting += 1
+        try:
+            await self._arrivals.park()
+        except BaseException:
+            self.resting -= 1  # nobody has called
+            raise
 
     def release(self) -> None:
         """Wake every worker that waits for an arrival: none may come any more."""
+        self.resting = 0
         self._arrivals.unpark_all()
 
     def shut_down(self) -> list[Item]:

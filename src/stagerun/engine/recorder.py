@@ -234,19 +234,21 @@ class Recorder:
         tickets: dict[Ledger, list[_Ticket]] = {}
         alone: list[tuple[Unit, _Ticket]] = []
         messages = size = 0
+        last: Ledger | None = None
         for _ in range(min(len(self._inbox), _BATCH)):
             ledger, post, payload, weight = self._inbox.popleft()
             if ledger is None:
                 alone.append((payload, post))
                 continue
-            waiting = tickets.setdefault(ledger, [])
-            if weight < 0:
-                if post is not Post.NUDGE:
-                    waiting.append(post)
-                continue
-            messages += 1
-            size += weight
-            ledger.take(post, payload)
+            if ledger is not last:
+                last = ledger
+                tickets.setdefault(ledger, [])
+            if weight >= 0:
+                messages += 1
+                size += weight
+                ledger.take(post, payload)
+            elif post is not Post.NUDGE:
+                tickets[ledger].append(post)
         now = self._env.now_us()
         if self._heart is not None and not 0 <= now - self._beat_at < self._beat_every:
             self._beat_at = now

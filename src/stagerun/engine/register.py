@@ -35,7 +35,8 @@ class Register:
 
     def outcome(self, item: Item, outcome: Outcome, encoded: bytes | None, now: float) -> None:
         """Post the item's one row for this stage and generation."""
-        hub, ledger = self._hub, self._hub.ledger
+        hub = self._hub
+        ledger = hub.ledger
         started = item.started if item.attempts else now
         size = 0 if encoded is None else len(encoded)
         if size > _INLINE:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from stagerun.engine.desk import Desk, Item
+from stagerun.engine.desk import Desk, How, Item
 from stagerun.engine.hub import Hub
 from stagerun.engine.mailbox import Mailbox
 from stagerun.engine.register import Register
@@ -37,6 +37,8 @@ class Settling:
         self.register = Register(stage, index, hub)
         self.log: RunLog = self.register.log
         self.mailbox = Mailbox(self.room_needed(stage))
+        self.in_flight = hub.ledger.in_flight
+        """Items under way, of all stages of the run."""
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
@@ -55,19 +57,15 @@ class Settling:
         """Look again at time *at*, when an item's pause is over. Defined by the actor."""
         raise NotImplementedError
 
-    def settle_all(
-        self, desk: Desk, *, returned: bool, value: Any, error: BaseException | None
-    ) -> None:
-        """Settle what is in hand, and lay it down."""
+    def settle_all(self, desk: Desk, now: float, how: How) -> None:
+        """Settle what is in hand after an attempt that ended just *now*, and lay it down."""
         for item in desk.items:
-            self.settle(desk, item, returned=returned, value=value, error=error)
+            self.settle(desk, item, now, how)
         desk.end()
 
-    def settle(
-        self, desk: Desk, item: Item, *, returned: bool, value: Any, error: BaseException | None
-    ) -> None:
+    def settle(self, desk: Desk, item: Item, now: float, how: How) -> None:
         """Decide what becomes of an item after an attempt, and do it."""
-        now = trio.current_time()
+        returned, value, error = how
         if now - desk.started > _LONG:
             self.hub.recorder.long_attempt(desk)
             if now >= desk.deadline and desk.cut_at is None:

@@ -6,6 +6,7 @@ by kind of stage and stands in ``kinds.py``; the decision stands in ``rules/verd
 """
 
 import math
+from collections.abc import Awaitable
 from typing import Any
 
 import trio
@@ -24,6 +25,8 @@ __all__ = ["StageActor"]
 
 _INSTANT = 1e-6
 """Seconds that no timer can tell from none: what is due so soon is due."""
+_RESTING = 2
+"""Workers of a stage that stay when nothing waits: the next items need not hire them anew."""
 _LONG = 30.0
 """Seconds after which a stage that is still under way says how it stands."""
 
@@ -55,6 +58,9 @@ class StageActor(Settling):
         wait there."""
         self.processes: Workers | None = None
         """Worker processes, once one was needed; they end with the stage."""
+        self._coming = False
+        """Whether a worker was called and has not looked yet: it calls the next one. Invariant:
+        False with a resource, which may take its time to open."""
         self._closed = False
         self._serving = False
         self._nudge = trio.Event()
@@ -108,9 +114,14 @@ class StageActor(Settling):
         self._void_later.clear()
 
     def summon(self) -> None:
-        """Have a worker look into the mailbox, if one can be had."""
-        if not self.mailbox.call() and len(self._desks) < self.stage.workers:
+        """Have a worker look into the mailbox, if one can be had and none is on its way."""
+        if self._coming:
+            return
+        if not self.mailbox.call():
+            if len(self._desks) >= self.stage.workers:
+                return
             self._hire()
+        self._coming = self.stage.resource is None
 
     def _hire(self) -> None:
         self.watch()
@@ -136,6 +147,8 @@ class StageActor(Settling):
         item = self.mailbox.remove(number)
         if item is not None:
             self.fail(item, SUPERSEDED, None)
+            if self._closed and self.mailbox.empty:
+                self.mailbox.release()
         elif number in self._admitting or self._in_hand(number):
             self._voided.add(number)
         else:
@@ -250,13 +263,13 @@ class StageActor(Settling):
         self.hub.leave_behind(survivor)
         if self.hub.tracing is not None:
             self.hub.tracing.abandon(desk)
-        self.settle_all(desk, returned=False, value=None, error=None)
+        self.settle_all(desk, trio.current_time(), (False, None, None))
         self.dismiss(desk)
 
     def dismiss(self, desk: Desk) -> None:
         """Let a worker go; another one comes if there is still something to do."""
         self._desks.pop(desk, None)
-        self.hub.store.page.leave(desk)
+        desk.stand_up()
         if self._closed and self.mailbox.empty:
             self.mailbox.release()  # those who waited for an item that paused
         if self.ready:
@@ -298,17 +311,24 @@ class StageActor(Settling):
         return self.mailbox.ready
 
     def wants(self, desk: Desk) -> bool:
-        """Whether a worker that holds a resource shall stay: for items here, or still to come."""
+        """Whether a worker shall stay: for items here, or still to come."""
         if desk.abandoned or self.hub.stop is not None:
             return False
         return not (self._closed and self.mailbox.empty)
 
     async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
         """Return what to work on next; None when the worker may go home."""
+        self._coming = False
         while (items := self.take()) is None:
-            if self.stage.resource is None or not self.wants(desk):
+            stays = self.stage.resource is not None or self.mailbox.resting < _RESTING
+            if not (stays and self.wants(desk)):
                 return None
-            await self.mailbox.arrival()  # under the shield of the resource; see worker.py
+            desk.stand_up()
+            await self.mailbox.arrival()
+            desk.sit_down()
+            self._coming = False
+        if self.ready:
+            self.summon()
         return items
 
     def more_items(self) -> tuple[Item, ...] | None:
@@ -317,9 +337,10 @@ class StageActor(Settling):
 
     def take(self) -> tuple[Item, ...] | None:
         """Take what one call of the stage gets; None when there is nothing."""
-        return (self.mailbox.take(),) if self.mailbox.ready else None
+        item = self.mailbox.next()
+        return None if item is None else (item,)
 
-    async def perform(self, desk: Desk) -> Any:
+    def perform(self, desk: Desk) -> Awaitable[Any]:
         """Make one attempt at what *desk* has in hand. Defined by the kind of stage."""
         raise NotImplementedError
 

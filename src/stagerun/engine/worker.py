@@ -5,13 +5,13 @@ swallowing its cancellation. What is recorded and handed on stands outside every
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from stagerun.engine.calling import explained
 from stagerun.engine.context import CURRENT
-from stagerun.engine.desk import Desk, Item
+from stagerun.engine.desk import Desk, How, Item
 from stagerun.model.status import Cause
 from stagerun.phase import PHASE
 from stagerun.store import codec
@@ -27,9 +27,7 @@ _STREAK = 64
 _TURN = 0.001
 """Seconds after which it does so too: a stage that computes must not keep the others waiting."""
 
-_How = tuple[bool, Any, BaseException | None]
-"""How an attempt ended: whether it returned, what, and what it raised."""
-_CUT: _How = (False, None, None)
+_CUT: How = (False, None, None)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -81,7 +79,7 @@ async def _carry_with_resource(actor: "StageActor", desk: Desk) -> bool:
         return False
     if desk.busy:
         broken = RuntimeError(f"the resource of stage {name} broke: {codec.words(failure)}")
-        actor.settle_all(desk, returned=False, value=None, error=broken)
+        actor.settle_all(desk, trio.current_time(), (False, None, broken))
     if state == "closed" or actor.hub.stop is not None:
         return True
     actor.log.warning("the resource of stage %s %s", name, state, exc_info=failure)
@@ -105,7 +103,7 @@ async def _again(actor: "StageActor", state: str, failure: BaseException) -> boo
 async def _carry(actor: "StageActor", desk: Desk) -> None:
     """Carry items until none waits, or, with a resource, until an attempt was cut."""
     while (items := await actor.next_items(desk)) is not None:
-        returned, value, error = await _lap(actor, desk, items)
+        how = await _lap(actor, desk, items)
         # No scope can fire here: what a cut attempt has left behind is recorded for certain.
         if desk.left_behind is not None:
             actor.hub.returned(desk.left_behind, actor.index)
@@ -113,39 +111,42 @@ async def _carry(actor: "StageActor", desk: Desk) -> None:
         if desk.busy:
             if desk.cut_at is None:
                 desk.cut_by_itself()
-            actor.settle_all(desk, returned=returned, value=value, error=error)
+            actor.settle_all(desk, trio.current_time(), how)
             if actor.hub.stop is None:
                 await actor.flow()
             if actor.stage.resource is not None:
                 return
 
 
-async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) -> _How:
+async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) -> How:
     """Attempt one item after the other under one long-lived scope, until an attempt is cut.
 
     What is still in hand afterwards was cut; the return value is how that attempt ended.
     """
     how = _CUT
-    streak, flowed_at = 0, trio.current_time()
+    now = flowed_at = trio.current_time()
+    streak = 0
     desk.cut_at, desk.bound = None, math.inf
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
     try:
         with trio.CancelScope(shield=shield) as desk.scope:
             while items is not None:
-                desk.begin(items)
+                desk.begin(items, now)
                 how = _CUT  # unless the attempt says otherwise: never what the one before has said
                 how = await _attempt(actor, desk)
-                if desk.was_cut:
+                now = trio.current_time()
+                if desk.is_cut(now):
                     break
                 if how[0]:
                     actor.resource_failures = 0  # it was good for something
-                actor.settle_all(desk, returned=how[0], value=how[1], error=how[2])
+                actor.settle_all(desk, now, how)
                 streak += 1
-                if streak >= _STREAK or desk.started - flowed_at > _TURN or actor.must_wait:
+                if streak >= _STREAK or now - flowed_at > _TURN or actor.must_wait:
                     desk.rest()
                     await actor.flow()
-                    streak, flowed_at = 0, trio.current_time()
+                    now = flowed_at = trio.current_time()
+                    streak = 0
                 items = actor.more_items()
     except BaseException as escaped:
         if not desk.scope.cancel_called:
@@ -154,9 +155,10 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     return how
 
 
-async def _attempt(actor: "StageActor", desk: Desk) -> _How:
+async def _attempt(actor: "StageActor", desk: Desk) -> How:
     """Call the stage once. Whatever it raises is the item's, never the worker's."""
-    PHASE.set(None)
+    if PHASE.get() is not None:
+        PHASE.set(None)
     tracing = actor.hub.tracing
     try:
         if tracing is None:

@@ -21,8 +21,8 @@ def no_deadlines() -> Iterator[None]:
     """Nobody cuts an attempt whose time is over."""
     begin = Desk.begin
 
-    def endless(self: Any, items: Any) -> None:
-        begin(self, items)
+    def endless(self: Any, items: Any, now: float) -> None:
+        begin(self, items, now)
         self.deadline = self.bound = self.scope.deadline = math.inf
 
     with replaced(Desk, "begin", endless):
