@@ -111,6 +111,8 @@ class Crew:
 
     def heard(self) -> None:
         """Hear of a commit."""
+        for actor in self.stages:
+            actor.let_on()
         self._commit.set()
         self._commit = trio.Event()
 

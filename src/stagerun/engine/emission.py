@@ -68,7 +68,7 @@ class Emitter:
         row = (run, stage, number, generation, self.parent.number, ident, mark, encoded)
         hub.post(Post.EMISSION, row, len(encoded))
         if follower is not None:
-            follower.receive(Item(number, onward))
+            self.actor.hand_over(Item(number, onward))
 
     def close(self) -> None:
         """End a whole attempt: what it did not give again is superseded."""
@@ -89,4 +89,5 @@ class Emitter:
         hub, stage = self.actor.hub, self.actor.index + 1
         hub.post(Post.STATEMENT, writes.supersede(hub.ledger.run, stage, number))
         if self.actor.follower is not None:
+            self.actor.let_on_early(number)
             self.actor.follower.void(number)

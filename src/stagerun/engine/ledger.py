@@ -80,6 +80,8 @@ class Snapshot:
     percent: float | None = None
     source_length: int | None = None
     ending: Ending | None = None
+    taken: int = 0
+    """How many messages it holds, of those that were posted."""
 
 
 @define(eq=False)
@@ -121,6 +123,10 @@ class Ledger:
 
     accepted: list[int] = field(init=False)
     settled: list[list[int]] = field(init=False)
+    posted: int = 0
+    """Written by: the engine's thread. How many messages were posted."""
+    taken: int = 0
+    """How many of them were taken."""
     nudged: bool = False
     """Set while a nudge waits for its commit, so that one is enough."""
     events: int = field(init=False, default=0)
@@ -201,6 +207,7 @@ class Ledger:
 
     def take(self, post: Post, payload: Any) -> None:
         """Take one message into the sums and towards the next commit."""
+        self.taken += 1
         if post is Post.ITEM:
             self._fresh_outcomes[payload[1]][payload[4]] += 1
             self._items += payload
@@ -382,7 +389,7 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """Return what the unit just built leaves on disk."""
-        return Snapshot(self._last, self.highest, self.source_length, self.ending)
+        return Snapshot(self._last, self.highest, self.source_length, self.ending, self.taken)
 
 
 _NOT_KEPT = "what was to be stored of it broke a rule of the database and is not kept: see the log"

@@ -20,6 +20,8 @@ class Mailbox:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.promised = 0
+        """Items that will be put once their commit is on disk: they have their room already."""
         self.shut = False
         """Set when a run stops: nothing is taken any more, and nobody waits."""
         self._waiting: deque[Item] = deque()
@@ -47,7 +49,7 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """Whether to wait for ``room()`` before putting the next item."""
-        return len(self._waiting) >= self.limit
+        return len(self._waiting) + self.promised >= self.limit
 
     @property
     def wake_at(self) -> float:
@@ -66,7 +68,7 @@ class Mailbox:
     def take(self) -> Item:
         """Take the first item. Only when ``ready``."""
         item = self._waiting.popleft()
-        if self.putters and len(self._waiting) <= self.limit // 2:
+        if self.putters and len(self._waiting) + self.promised <= self.limit // 2:
             self._room.unpark_all()
         return item
 

@@ -93,6 +93,7 @@ class Recorder:
 
     def post(self, ledger: Ledger, post: Post, payload: Any, size: int = 0) -> None:
         """Hand something over for storing. Never waits; look at ``full`` between items."""
+        ledger.posted += 1
         self._waiting += 1
         self._waiting_bytes += size
         self._inbox.append((ledger, post, payload, size))

@@ -1,5 +1,6 @@
 """What becomes of an item after an attempt: the second half of a stage actor."""
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -39,6 +40,8 @@ class Settling:
         self.mailbox = Mailbox(self.room_needed(stage))
         self.in_flight = hub.ledger.in_flight
         """Items under way, of all stages of the run."""
+        self._held: deque[tuple[int, Item]] = deque()
+        """Items that go on when so many messages of the run are on disk."""
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
@@ -165,7 +168,35 @@ class Settling:
         """Hand a result to the next stage."""
         if self.follower is not None:
             item.hand_on(value)
+            self.hand_over(item)
+
+    def hand_over(self, item: Item) -> None:
+        """Give the next stage an item: now, or when what it was made of is on disk."""
+        assert self.follower is not None  # noqa: S101 - asked by whoever has something to give
+        if self.stage.commit_first:
+            self.follower.mailbox.promised += 1
+            self._held.append((self.hub.ledger.posted, item))
+        else:
             self.follower.receive(item)
+
+    def let_on(self) -> None:
+        """Give the next stage what is on disk by now. After each commit."""
+        durable = self.hub.ledger.published.taken
+        while self._held and self._held[0][0] <= durable:
+            self._let_on(self._held.popleft()[1])
+
+    def let_on_early(self, number: int) -> None:
+        """Give it an item at once that is held here: there it is to be made void."""
+        for entry in self._held:
+            if entry[1].number == number:
+                self._held.remove(entry)
+                self._let_on(entry[1])
+                return
+
+    def _let_on(self, item: Item) -> None:
+        assert self.follower is not None  # noqa: S101 - else nothing is held
+        self.follower.mailbox.promised -= 1
+        self.follower.receive(item)
 
     def pass_nothing_on(self, item: Item, outcome: Outcome) -> None:
         """Let the next stage know that an item has no result; only a collect stage cares."""

@@ -155,6 +155,7 @@ class StageActor(Settling):
             if self._backlog_waits:
                 self._void_later.add(number)
             if self.follower is not None and self.stage.kind is not Kind.MANY:
+                self.let_on_early(number)
                 self.follower.void(number)  # it has gone on, under the same number
 
     def _in_hand(self, number: int) -> bool:
@@ -211,7 +212,7 @@ class StageActor(Settling):
     def _done(self) -> bool:
         if self.hub.stop is not None:
             return not self._desks
-        return self._closed and self.mailbox.empty and not self._desks
+        return self._closed and self.mailbox.empty and not self._desks and not self._held
 
     def tend(self, now: float) -> float:
         """Do what is due; return when something is due next."""
@@ -348,7 +349,13 @@ class StageActor(Settling):
     def idle(self) -> bool:
         """Whether nothing is under way here, nor waits for its turn or its next attempt."""
         at_work = self._admitting or any(desk.busy for desk in self._desks)
-        return self.mailbox.empty and not at_work
+        return self.mailbox.empty and not at_work and not self._held
+
+    def let_on(self) -> None:
+        """See ``Settling.let_on``; the stage may be drained with the last one."""
+        if self._held:
+            super().let_on()
+            self.nudge()
 
     @property
     def must_wait(self) -> bool:

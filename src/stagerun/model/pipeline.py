@@ -31,6 +31,7 @@ class StageOptions(TypedDict, total=False):
     weight: float
     least_ok: float
     key: Callable[[Any], Any] | None
+    commit_first: bool
     result_limit: int
     http_total: float
 

@@ -76,6 +76,9 @@ class Stage:
     when none is ``ok``, the run ends ``failed``. Of a collect stage: the share in each group."""
     key: Callable[[Any], Any] | None = field(default=None)
     """An item's key in this stage. A second item with the same key is ``skipped``."""
+    commit_first: bool = field(default=False)
+    """Whether a result goes on to the next stage only when it is on disk. The worker does not wait
+    for that, the item does. For a next stage whose effects must not outlive what caused them."""
     result_limit: int = field(default=4 * 2**20, validator=whole())
     """Bytes of one encoded result. A larger one fails its item."""
     http_total: float = field(default=300.0, validator=number())
@@ -129,6 +132,8 @@ class Stage:
             if not isinstance(value, kind):
                 wanted = getattr(kind, "__name__", str(kind))
                 raise self._refusal(option, f"must be a {wanted}, got {value!r}")
+        if not isinstance(self.commit_first, bool):
+            raise self._refusal("commit_first", f"must be True or False, got {self.commit_first!r}")
         for option in ("resource", "key"):
             value = getattr(self, option)
             if value is not None and not callable(value):

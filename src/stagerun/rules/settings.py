@@ -256,6 +256,7 @@ OPTIONS: Final = (
     Option(Stage, "buffer", _ITEMS, "Items that may wait here, and that may pause for a retry."),
     Option(Stage, "weight", _RATIO, "Part in the run's percentage, relative to other stages."),
     Option(Stage, "least_ok", _SHARE, "Least share of items, or of a group's, that must be `ok`."),
+    Option(Stage, "commit_first", _SWITCH, "Whether results go on only when they are on disk."),
     Option(Stage, "result_limit", _BYTES, "Size of one encoded result; beyond it, `failed`."),
     Option(Stage, "http_total", _SECONDS, "One call of `stagerun.http`, up to its last byte."),
     Option(Stage, "retry.attempts", _ATTEMPTS, "Attempts at an item in all; 1 means no retry."),
