@@ -69,7 +69,8 @@ class EachActor(StageActor):
 
     def more_items(self) -> tuple[Item, ...] | None:
         """See ``StageActor.more_items``. With keys each one goes through ``next_items``."""
-        return None if self._keys is not None else self.take()
+        item = None if self._keys is not None else self.mailbox.next()
+        return None if item is None else (item,)
 
 
 class ManyActor(EachActor):

@@ -68,15 +68,22 @@ class Mailbox:
     def take(self) -> Item:
         """Take the first item. Only when ``ready``."""
         item = self._waiting.popleft()
-        if self.putters and len(self._waiting) + self.promised <= self.limit // 2:
-            self._room.unpark_all()
+        if self.putters:
+            self._make_room()
         return item
+
+    def _make_room(self) -> None:
+        if len(self._waiting) + self.promised <= self.limit // 2:
+            self._room.unpark_all()
 
     def next(self) -> Item | None:
         """Take the first item, if one is ready."""
         if not self._waiting or self.shut or len(self._parked) >= self.limit:
             return None
-        return self.take()
+        item = self._waiting.popleft()
+        if self.putters:
+            self._make_room()
+        return item
 
     async def room(self) -> None:
         """Wait until fewer items wait than may wait."""

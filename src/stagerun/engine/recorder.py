@@ -72,6 +72,8 @@ class Recorder:
         # Written by: the engine's thread only, so that they need no lock.
         self._waiting = 0
         self._waiting_bytes = 0
+        self.full = False
+        """Whether to wait for ``room()`` before going on."""
         self._condition = Condition()
         self._tickets: set[_Ticket] = set()
         self.tick_at = 0
@@ -96,6 +98,8 @@ class Recorder:
         ledger.posted += 1
         self._waiting += 1
         self._waiting_bytes += size
+        if self._waiting >= _ROWS or self._waiting_bytes >= _BYTES:
+            self.full = True
         self._inbox.append((ledger, post, payload, size))
         self._store.wake()
 
@@ -122,11 +126,6 @@ class Recorder:
     def idle(self) -> bool:
         """Whether nothing waits for a commit just now."""
         return not self._inbox and not self._composed
-
-    @property
-    def full(self) -> bool:
-        """Whether to wait for ``room()`` before going on."""
-        return self._waiting >= _ROWS or self._waiting_bytes >= _BYTES
 
     async def room(self) -> None:
         """Wait until less is waiting than may wait."""
@@ -187,6 +186,7 @@ class Recorder:
         composed = self._composed.popleft()
         self._waiting -= composed.messages
         self._waiting_bytes -= composed.size
+        self.full = self._waiting >= _ROWS or self._waiting_bytes >= _BYTES
         for place, (ledger, snapshot, tickets) in enumerate(composed.units):
             guard, rule = receipt.guards[place], receipt.broken.get(place)
             if rule is not None:

@@ -62,6 +62,8 @@ class StageActor(Settling):
         """Whether a worker was called and has not looked yet: it calls the next one. Invariant:
         False with a resource, which may take its time to open."""
         self._closed = False
+        self._over = False
+        """Whether ``drained`` is set: asked with each item."""
         self._serving = False
         self._nudge = trio.Event()
 
@@ -69,13 +71,13 @@ class StageActor(Settling):
 
     def put(self, item: Item) -> None:
         """Take an item in; whoever puts waits for the mailbox's room afterwards."""
-        if self.drained.is_set() and self.hub.stop is not None:
-            return  # it waits, for a generation to come
-        if self.drained.is_set():
-            self.log.warning("an item came after the end of stage %s; void", self.stage.name)
+        if self._over:
+            if self.hub.stop is None:  # else it waits, for a generation to come
+                self.log.warning("an item came after the end of stage %s; void", self.stage.name)
             return
         self.mailbox.put(item)
-        self.summon()
+        if not self._coming:
+            self.summon()
 
     def put_encoded(self, number: int, encoded: bytes, *, repeated: bool = False) -> None:
         """Take in an item from its stored form, as the stage's annotation asks for it."""
@@ -174,7 +176,7 @@ class StageActor(Settling):
         """Cut what overruns its deadline, bring back what paused, until the stage is drained."""
         try:
             await self._serve()
-            self.drained.set()
+            self._end()
         finally:
             if self.processes is not None:
                 in_peace = self.drained.is_set() and self.hub.stop is None
@@ -207,7 +209,11 @@ class StageActor(Settling):
         if self._serving:
             self.nudge()
         else:
-            self.drained.set()
+            self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self.drained.set()
 
     def _done(self) -> bool:
         if self.hub.stop is not None:
