@@ -12,7 +12,7 @@ The tree, as it stands while a run is under way::
         │       └── stage parse      (begun with its first item, ended when it is drained)
         ├── source of run 3f2a…      SourceActor: the user's source, under a scope of its own
         ├── worker of stage fetch    worker.work, under a scope that its stage actor cancels
-        └── worker of stage parse    (begun for waiting items, gone when there are none)
+        └── worker of stage parse    (hired for waiting items; two rest when none wait)
 
 User code runs in workers and sources only. What restarts owns something foreign: a resource.
 """

@@ -125,15 +125,14 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     """
     how = _CUT
     clock = trio.lowlevel.current_clock()  # asked directly: trio.current_time() is three calls
-    now = flowed_at = clock.current_time()
-    streak = 0
+    streak, flowed_at = 0, clock.current_time()
     desk.cut_at, desk.bound = None, math.inf
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
     try:
         with trio.CancelScope(shield=shield) as desk.scope:
             while items is not None:
-                desk.begin(items, now)
+                desk.begin(items, clock.current_time())
                 how = _CUT  # unless the attempt says otherwise: never what the one before has said
                 how = await _attempt(actor, desk)
                 now = clock.current_time()
@@ -146,8 +145,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
                 if streak >= _STREAK or now - flowed_at > _TURN or actor.must_wait:
                     desk.rest()
                     await actor.flow()
-                    now = flowed_at = clock.current_time()
-                    streak = 0
+                    streak, flowed_at = 0, clock.current_time()
                 items = actor.more_items()
     except BaseException as escaped:
         if not desk.scope.cancel_called:
