@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from benchmarks import environment
-from benchmarks.latency import cost, deaths, loop, orphans, repeated
+from benchmarks.latency import cost, deaths, loop, opening, orphans, repeated
 from benchmarks.latency.figure import Figure
 
 __all__ = ["MEASURES", "SCENARIOS", "run", "table"]
@@ -26,6 +26,7 @@ class _Scenario:
 
 
 SCENARIOS = {
+    "opening": _Scenario(opening.opening),
     "start": _Scenario(deaths.start),
     "beside": _Scenario(deaths.beside),
     "orphans": _Scenario(orphans.orphans, 0.25),
