@@ -1,8 +1,10 @@
 """Waits that must end, and work that must not go on: found once, kept for ever."""
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import trio
@@ -10,7 +12,7 @@ import trio
 from stagerun import Pipeline, Restart, Retry, open_runtime, stage
 from stagerun.engine.env import Env
 from stagerun.store.inline import InlineStore
-from tests.conftest import Bench, listed
+from tests.conftest import Bench, listed, virtual_env
 
 
 @stage
@@ -140,3 +142,25 @@ async def test_a_stage_that_computes_lets_the_others_run(bench: Bench) -> None:
         await bench.finish(Pipeline("compute", [compute]), lambda: range(2000))
     longest = max(b - a for a, b in pairwise(beats))
     assert longest <= 3 * 64
+
+
+async def test_a_worker_that_rests_is_not_cancelled_with_the_program(
+    tmp_path: Path,
+) -> None:
+    """It is the runtime that ends it; else its run would fail for a defect."""
+    path = tmp_path / "runs.db"
+
+    async def one_and_no_more() -> AsyncIterator[int]:
+        yield 1
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as program:
+        async with open_runtime(store=InlineStore(str(path)), env=virtual_env()) as runtime:
+            run = await runtime.start(Pipeline("waits", [same], source=one_and_no_more))
+            while not run.counts[0].ok:  # noqa: ASYNC110 - in virtual time
+                await trio.sleep(0.01)
+            program.cancel()
+            await trio.lowlevel.checkpoint()
+    with closing(sqlite3.connect(path)) as connection:
+        (status,) = connection.execute("SELECT status FROM generations").fetchone()
+    assert status == "interrupted"

@@ -331,7 +331,9 @@ class StageActor(Settling):
             if not (stays and self.wants(desk)):
                 return None
             desk.stand_up()
-            await self.mailbox.arrival()
+            # Whoever cancels the program does not cancel workers; a resource that breaks does.
+            with trio.CancelScope(shield=self.stage.resource is None):
+                await self.mailbox.arrival()
             desk.sit_down()
             self._coming = False
         if self.ready:
