@@ -1,7 +1,7 @@
 """What an item costs, in counts that no busy machine changes: a bound that is passed is a decision.
 
 Each figure is the difference between runs of 3,000 and of 1,000 items, so that what a run costs by
-itself falls out. The bounds are a tenth above what was counted.
+itself falls out. The bound of calls is a tenth above what was counted.
 """
 
 import re
@@ -83,7 +83,7 @@ async def cost(bench: Bench, pipeline: Pipeline) -> dict[str, float]:
 
 async def test_what_an_item_of_three_stages_costs(bench: Bench) -> None:
     item = await cost(bench, PLAIN)
-    assert item["calls"] < 140
+    assert item["calls"] < 125
     assert item["steps"] < 0.2
     assert item["commits"] < 0.03
     assert item["other statements"] < 0.15
@@ -91,7 +91,7 @@ async def test_what_an_item_of_three_stages_costs(bench: Bench) -> None:
 
 async def test_what_it_costs_to_commit_first(bench: Bench) -> None:
     item = await cost(bench, FIRST)
-    assert item["calls"] < 160
+    assert item["calls"] < 145
     assert item["steps"] < 0.4
-    assert item["commits"] < 0.06
+    assert item["commits"] < 0.05
     assert item["other statements"] < 0.3
