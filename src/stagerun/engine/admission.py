@@ -11,7 +11,8 @@ from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.env import Env
 from stagerun.engine.hub import Hub, Shared
 from stagerun.engine.intake import Order, accept
-from stagerun.engine.ledger import Ledger, Line
+from stagerun.engine.ledger import Ledger
+from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.source import Source, source_of

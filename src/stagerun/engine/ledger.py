@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
+from stagerun.engine.line import Line
 from stagerun.model.outcome import Outcome
 from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
@@ -22,7 +23,7 @@ from stagerun.rules.progress import percent
 from stagerun.store import lateness, writes
 from stagerun.store.transaction import Rows, Statement, Unit
 
-__all__ = ["Ledger", "Line", "Post", "Snapshot"]
+__all__ = ["Ledger", "Post", "Snapshot"]
 
 _LABELS = [outcome.label for outcome in Outcome]
 _LINES = 1_000
@@ -53,23 +54,6 @@ class Post(Enum):
     STATEMENT = "statement"
     ENDING = "ending"
     NUDGE = "nudge"
-
-
-@frozen
-class Line:
-    """One line that is kept with its run: of the log, or of another kind of event."""
-
-    at: int
-    level: str
-    stage: str | None
-    item: int | None
-    text: str
-    kind: str = "log"
-
-    @classmethod
-    def block(cls, at: int, stage: str | None, item: int | None, facts: dict[str, Any]) -> "Line":
-        """Return the event that the event loop was blocked."""
-        return cls(at, "WARNING", stage, item, json.dumps(facts), "block")
 
 
 @frozen

@@ -17,7 +17,7 @@ from attrs import frozen
 from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
 from stagerun.engine.health import Lateness
-from stagerun.engine.ledger import Line
+from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
 from stagerun.logs import RunLog
 from stagerun.rules.liveness import seconds_setting
