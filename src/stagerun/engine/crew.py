@@ -36,7 +36,7 @@ class Crew:
         stages = enumerate(hub.pipeline.stages)
         self.stages = [actor_for(stage, index, hub, nursery) for index, stage in stages]
         for actor, follower in zip(self.stages, self.stages[1:], strict=False):
-            actor.follower = follower
+            actor.precede(follower)
         self._suspects = Suspects(hub, self.stages, self.quiet, postpone)
         self.source = SourceActor(source, hub, self.stages[0], self._suspects)
         self._hub = hub

@@ -161,10 +161,6 @@ class Desk:
         """Whether this attempt's scope was cancelled, by its actor or by its own deadline."""
         return self.cut_at is not None or self.scope.cancel_called
 
-    def is_cut(self, now: float) -> bool:
-        """See ``was_cut``, at a third of its price. For the worker, when an attempt has ended."""
-        return self.cut_at is not None or now >= self.bound
-
     @property
     def abandoned(self) -> bool:
         """Whether the worker was given up and replaced."""
@@ -184,6 +180,10 @@ class Desk:
     def page(self) -> Page:
         """The live page of this process."""
         return self.actor.hub.store.page
+
+    def clear(self) -> None:
+        """Forget the last cut: a fresh scope is opened."""
+        self.cut_at, self.bound = None, math.inf
 
     def begin(self, items: tuple[Item, ...], now: float) -> None:
         """Take *items* in hand and set the deadline of this attempt."""

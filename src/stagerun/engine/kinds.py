@@ -1,6 +1,6 @@
 """How an attempt is made in each kind of stage; everything else is in ``stage.py``."""
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -36,10 +36,17 @@ class EachActor(StageActor):
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub, run_nursery)
         self._keys = Keys(self, stage.key) if stage.key is not None else None
+        # With keys each item goes through next_items().
+        self.more_items = self.mailbox.next if self._keys is None else lambda: None
+        self._direct = stage.function if stage.mode == "async" and not stage.wants_ctx else None
 
     def perform(self, desk: Desk) -> Awaitable[Any]:
         """See ``StageActor.perform``."""
-        return call(desk, desk.items[0].value)
+        value = desk.items[0].value
+        if self._direct is None:
+            return call(desk, value)
+        attempt: Awaitable[Any] = self._direct(value)
+        return attempt
 
     async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
         """See ``StageActor.next_items``; an item whose key is taken is not worked on."""
@@ -67,11 +74,6 @@ class EachActor(StageActor):
             self._keys.forget(number)
         super().void(number)
 
-    def more_items(self) -> tuple[Item, ...] | None:
-        """See ``StageActor.more_items``. With keys each one goes through ``next_items``."""
-        item = None if self._keys is not None else self.mailbox.next()
-        return None if item is None else (item,)
-
 
 class ManyActor(EachActor):
     """One item in, any number of results out, each handed on at once."""
@@ -98,7 +100,7 @@ class ManyActor(EachActor):
 
     def succeed(self, item: Item, value: Any, now: float) -> None:  # noqa: ARG002 - they went on
         """Record that an item has given all its children; they went on by themselves."""
-        self.register.outcome(item, Outcome.OK, None, now)
+        self.register.outcome(item, Outcome.OK.value, None, now)
 
 
 class BatchActor(StageActor):
@@ -181,6 +183,10 @@ class BatchActor(StageActor):
 class CollectActor(EachActor):
     """All outcomes of a group in, one result out. Begins when the stage before is through."""
 
+    def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
+        super().__init__(stage, index, hub, run_nursery)
+        self.plain = frozenset()
+
     def welcome(self, value: Any, encoded: bytes) -> Any:  # noqa: ARG002 - the group is enough
         """See ``StageActor.welcome``: of a result, this stage takes the group alone."""
         return self._group_of(value)
@@ -190,9 +196,10 @@ class CollectActor(EachActor):
         item.key = item.value
         super().put(item)
 
-    def receive(self, item: Item) -> None:
-        """Enlist an item; its value is its group by now."""
-        self._enlist(item.number, item.value)
+    @property
+    def door(self) -> Callable[[Item], None]:
+        """See ``StageActor.door``: what comes is enlisted; its value is its group by now."""
+        return lambda item: self._enlist(item.number, item.value)
 
     def _group_of(self, value: Any) -> bytes:
         assert self.stage.collect is not None  # noqa: S101 - a collect stage has its policy

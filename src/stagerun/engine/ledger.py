@@ -6,7 +6,7 @@ one transaction. So the sums on disk hold at every commit, and nobody counts twi
 
 import json
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from itertools import pairwise
@@ -26,6 +26,9 @@ from stagerun.store.transaction import Rows, Statement, Unit
 __all__ = ["Ledger", "Post", "Snapshot"]
 
 _LABELS = [outcome.label for outcome in Outcome]
+_WIDTH = writes.WIDTH["items"]
+_STAGE, _OUTCOME = 0, 2
+"""Where an outcome's row has them."""
 _LINES = 1_000
 """Log lines that may wait for a commit; older ones are dropped."""
 _KEPT_LINES = 2_000
@@ -116,10 +119,9 @@ class Ledger:
     events: int = field(init=False, default=0)
     highest: float | None = None
     ending: Ending | None = None
-    _items: list[Any] = field(init=False, factory=list)
-    """Rows of outcomes for the next unit, flattened."""
-    _fresh_outcomes: list[list[int]] = field(init=False)
-    """How many outcomes of each kind they are, per stage: the sums get them with the unit."""
+    outcomes: list[Any] = field(init=False, factory=list)
+    """Rows of outcomes for the next unit, flattened. Put there as they are taken: there are many.
+    The sums get them with the unit."""
     _rows: dict[Post, list[Any]] = field(init=False, factory=dict)
     """The same of other tables."""
     _others: list[Statement] = field(init=False, factory=list)
@@ -144,7 +146,6 @@ class Ledger:
         stages = self.pipeline.stages
         self.accepted = [0] * len(stages)
         self.settled = [[0] * len(Outcome) for _ in stages]
-        self._fresh_outcomes = [[0] * len(Outcome) for _ in stages]
         # Whether an `ok` of a stage is at once an acceptance by the next one.
         self._feeds = [
             stage.kind is not Kind.MANY and follower.kind is not Kind.COLLECT
@@ -190,12 +191,12 @@ class Ledger:
             self.listener()
 
     def take(self, post: Post, payload: Any) -> None:
-        """Take one message into the sums and towards the next commit."""
+        """Take one message into the sums and towards the next commit.
+
+        Not for outcomes: see ``outcomes``.
+        """
         self.taken += 1
-        if post is Post.ITEM:
-            self._fresh_outcomes[payload[1]][payload[4]] += 1
-            self._items += payload
-        elif post is Post.EMISSION:
+        if post is Post.EMISSION:
             if self._takes_made[payload[1]]:
                 self.accepted[payload[1]] += 1
                 self._dirty.add(payload[1])
@@ -205,17 +206,20 @@ class Ledger:
         else:
             self._take_rare(post, payload)
 
-    def _settle_fresh(self) -> None:
-        for stage, fresh in enumerate(self._fresh_outcomes):
-            if not any(fresh):
-                continue
+    def _take_outcomes(self) -> None:
+        """Take the fresh outcomes into the sums and the unit."""
+        rows, self.outcomes = self.outcomes, []
+        if not rows:
+            return
+        self._rows[Post.ITEM] = rows
+        self.taken += len(rows) // _WIDTH
+        kinds = Counter(zip(rows[_STAGE::_WIDTH], rows[_OUTCOME::_WIDTH], strict=True))
+        for (stage, outcome), count in kinds.items():
+            self.settled[stage][outcome] += count
             self._dirty.add(stage)
-            if fresh[Outcome.OK] and self._feeds[stage]:
-                self.accepted[stage + 1] += fresh[Outcome.OK]
+            if outcome == Outcome.OK and self._feeds[stage]:
+                self.accepted[stage + 1] += count
                 self._dirty.add(stage + 1)
-            for outcome, count in enumerate(fresh):
-                self.settled[stage][outcome] += count
-                fresh[outcome] = 0
 
     def _add(self, post: Post, row: Any) -> None:
         rows = self._rows.get(post)
@@ -263,7 +267,7 @@ class Ledger:
         """Return everything taken since the last one, as statements under the run's fence."""
         self.nudged = False
         self._take_lines()
-        self._settle_fresh()
+        self._take_outcomes()
         counts = self._last = self.counts()
         self._dirty.update(
             stage for stage, sums in enumerate(counts) if sums.in_flight != self._in_flight[stage]
@@ -273,12 +277,7 @@ class Ledger:
         if self._ended_at is not None and self.ending is not None:  # a run's last event
             self._event(self._ended_at, "run", self.ending.status.value)
             self._ended_at = None
-        if self._items:
-            self._rows[Post.ITEM], self._items = self._items, []
-        body: list[Statement | Rows] = [
-            Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows)
-            for post, rows in self._rows.items()
-        ]
+        body: list[Statement | Rows] = [self._insert(*entry) for entry in self._rows.items()]
         if self._fresh:
             flat = [value for event in self._fresh for value in event]
             body.append(Rows(writes.INSERT["events"], writes.WIDTH["events"], flat))
@@ -298,6 +297,10 @@ class Ledger:
         self._dirty = set()
         rescue = writes.end_minimally(self.run, self.generation, _minimal(self.ending), now)
         return Unit(guard, body, rescue)
+
+    def _insert(self, post: Post, rows: list[Any]) -> Rows:
+        shared = (self.run, self.generation) if post is Post.ITEM else ()
+        return Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows, shared)
 
     def _take_lines(self) -> None:
         while self.lines:

@@ -3,6 +3,7 @@
 import heapq
 import math
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -25,6 +26,8 @@ class Mailbox:
         self.shut = False
         """Set when a run stops: nothing is taken any more, and nobody waits."""
         self._waiting: deque[Item] = deque()
+        self.put: Callable[[Item], None] = self._waiting.append
+        """Lets an item wait its turn."""
         self._parked: list[tuple[float, int, Item]] = []  # a heap, by the time of the next attempt
         self._room = trio.lowlevel.ParkingLot()
         self._arrivals = trio.lowlevel.ParkingLot()
@@ -61,10 +64,6 @@ class Mailbox:
         """The items between two attempts, with the time of the next one, the earliest first."""
         return [(at, item) for at, _, item in sorted(self._parked, key=lambda entry: entry[:2])]
 
-    def put(self, item: Item) -> None:
-        """Let an item wait its turn."""
-        self._waiting.append(item)
-
     def take(self) -> Item:
         """Take the first item. Only when ``ready``."""
         item = self._waiting.popleft()
@@ -76,14 +75,14 @@ class Mailbox:
         if len(self._waiting) + self.promised <= self.limit // 2:
             self._room.unpark_all()
 
-    def next(self) -> Item | None:
-        """Take the first item, if one is ready."""
+    def next(self) -> tuple[Item] | None:
+        """Take the first item, alone, if one is ready."""
         if not self._waiting or self.shut or len(self._parked) >= self.limit:
             return None
         item = self._waiting.popleft()
         if self.putters:
             self._make_room()
-        return item
+        return (item,)
 
     async def room(self) -> None:
         """Wait until fewer items wait than may wait."""

@@ -25,6 +25,7 @@ from stagerun.store.transaction import Receipt, Transaction, Unit
 
 __all__ = ["Recorder"]
 
+_ITEM = Post.ITEM
 _ROWS = 5_000
 """Messages that may wait for their commit; then the stages wait."""
 _BYTES = 16 * 2**20
@@ -101,7 +102,8 @@ class Recorder:
         if self._waiting >= _ROWS or self._waiting_bytes >= _BYTES:
             self.full = True
         self._inbox.append((ledger, post, payload, size))
-        self._store.wake()
+        if not self._store.awake:
+            self._store.wake()
 
     def nudge(self, ledger: Ledger) -> None:
         """Have *ledger*'s report and log lines stored. Any thread; takes no room."""
@@ -236,8 +238,9 @@ class Recorder:
         alone: list[tuple[Unit, _Ticket]] = []
         messages = size = 0
         last: Ledger | None = None
+        take = self._inbox.popleft
         for _ in range(min(len(self._inbox), _BATCH)):
-            ledger, post, payload, weight = self._inbox.popleft()
+            ledger, post, payload, weight = take()
             if ledger is None:
                 alone.append((payload, post))
                 continue
@@ -247,7 +250,10 @@ class Recorder:
             if weight >= 0:
                 messages += 1
                 size += weight
-                ledger.take(post, payload)
+                if post is _ITEM:
+                    ledger.outcomes += payload
+                else:
+                    ledger.take(post, payload)
             elif post is not Post.NUDGE:
                 tickets[ledger].append(post)
         now = self._env.now_us()

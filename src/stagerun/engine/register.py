@@ -17,6 +17,7 @@ from stagerun.store import codec, writes
 
 __all__ = ["Register"]
 
+_ITEM = Post.ITEM
 _INLINE = 512
 """Bytes of a result that still ride in the item's own row."""
 _QUIET = (Outcome.CANCELLED, Outcome.SKIPPED)
@@ -33,8 +34,8 @@ class Register:
         self._began: float | None = None
         self._last_error: tuple[str, str] | None = None
 
-    def outcome(self, item: Item, outcome: Outcome, encoded: bytes | None, now: float) -> None:
-        """Post the item's one row for this stage and generation."""
+    def outcome(self, item: Item, outcome: int, encoded: bytes | None, now: float) -> None:
+        """Post the item's one row for this stage and generation. *outcome*: its stored value."""
         hub = self._hub
         ledger = hub.ledger
         started = item.started if item.attempts else now
@@ -44,13 +45,11 @@ class Register:
             encoded, size = None, 0
         hub.recorder.post(
             ledger,
-            Post.ITEM,
+            _ITEM,
             (
-                ledger.run,
                 self._index,
                 item.number,
-                ledger.generation,
-                int(outcome),
+                outcome,
                 item.attempts,
                 int((started + hub.epoch) * 1e6),
                 int((now - started) * 1e6),
@@ -78,7 +77,7 @@ class Register:
         row = (*self._place(item), ended.cause.value, message, name, detail, late_us)
         # Before the item: a batch may end between them, and an outcome must have its reason.
         self._hub.post(Post.FAILURE, row, len(message))
-        self.outcome(item, ended.outcome, None, trio.current_time())
+        self.outcome(item, ended.outcome.value, None, trio.current_time())
         speak = self.log.debug if ended.outcome in _QUIET else self.log.warning
         label, code = ended.outcome.label, name or ended.cause.value
         speak("item %d %s (%s): %s", item.number, label, code, message, item=item.number)

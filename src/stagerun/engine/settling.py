@@ -1,6 +1,7 @@
 """What becomes of an item after an attempt: the second half of a stage actor."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SUPERSEDED", "Settling"]
 
+_OK = Outcome.OK.value
 _PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
 _LONG = 0.1
@@ -35,6 +37,10 @@ class Settling:
         self.index = index
         self.hub = hub
         self.follower: StageActor | None = None
+        self.hand_over: Callable[[Item], None] = self._hold
+        """Gives the next stage an item. Invariant: meaningless without a follower."""
+        self._passes = _PLAIN
+        """Types of results that go on as they are; others as the store would give them."""
         self.register = Register(stage, index, hub)
         self.log: RunLog = self.register.log
         self.mailbox = Mailbox(self.room_needed(stage))
@@ -45,16 +51,19 @@ class Settling:
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
-        self._plain = {t for t in _PLAIN if stage.value_type in (Any, t)}
+        self.plain = frozenset(t for t in _PLAIN if stage.value_type in (Any, t))
+        """Types of values that this stage takes as they are."""
+
+    def precede(self, follower: "StageActor") -> None:
+        """Have what this stage makes go on to *follower*."""
+        self.follower = follower
+        self.hand_over = self._hold if self.stage.commit_first else follower.door
+        self._passes = follower.plain
 
     @staticmethod
     def room_needed(stage: Stage) -> int:
         """Return how many items may wait in front of *stage*."""
         return stage.buffer
-
-    def put(self, item: Item) -> None:
-        """Take an item in. Defined by the actor."""
-        raise NotImplementedError
 
     def come_back(self, at: float) -> None:
         """Look again at time *at*, when an item's pause is over. Defined by the actor."""
@@ -134,24 +143,26 @@ class Settling:
     def succeed(self, item: Item, value: Any, now: float) -> None:
         """Record a result and pass it on, if it can be stored; else the item fails."""
         if value is DROP:
-            self.register.outcome(item, Outcome.SKIPPED, None, now)
+            self.register.outcome(item, Outcome.SKIPPED.value, None, now)
             self.pass_nothing_on(item, Outcome.SKIPPED)
             return
         try:
-            encoded = codec.encode_result(value, self.stage.result_limit)
-            onward = self._check(value, encoded)
+            encoded = codec.encode(value)
+            if len(encoded) > self.stage.result_limit:
+                raise codec.too_large(encoded, self.stage.result_limit)  # noqa: TRY301 - see below
+            onward = value if type(value) in self._passes else self._as_stored(value, encoded)
         except BaseException as error:  # noqa: BLE001 - strange values, and `by` of a collector
             message = _unstorable(self, value, error)
             self.fail(item, Ended(Outcome.FAILED, ItemCause.RESULT, message), error)
             return
-        self.register.outcome(item, Outcome.OK, encoded, now)
+        self.register.outcome(item, _OK, encoded, now)
         self.pass_on(item, onward)
 
-    def _check(self, value: Any, encoded: bytes) -> Any:
+    def _as_stored(self, value: Any, encoded: bytes) -> Any:
         """Return a result as it goes on. Raises when it cannot be read back."""
         if self.follower is not None:
             return self.follower.welcome(value, encoded)
-        return value if type(value) in _PLAIN else codec.decode(encoded)
+        return codec.decode(encoded)
 
     def fail(
         self,
@@ -170,14 +181,11 @@ class Settling:
             item.hand_on(value)
             self.hand_over(item)
 
-    def hand_over(self, item: Item) -> None:
-        """Give the next stage an item: now, or when what it was made of is on disk."""
+    def _hold(self, item: Item) -> None:
+        """Keep an item until what it was made of is on disk."""
         assert self.follower is not None  # noqa: S101 - asked by whoever has something to give
-        if self.stage.commit_first:
-            self.follower.mailbox.promised += 1
-            self._held.append((self.hub.ledger.posted, item))
-        else:
-            self.follower.receive(item)
+        self.follower.mailbox.promised += 1
+        self._held.append((self.hub.ledger.posted, item))
 
     def let_on(self) -> None:
         """Give the next stage what is on disk by now. After each commit."""
@@ -196,7 +204,7 @@ class Settling:
     def _let_on(self, item: Item) -> None:
         assert self.follower is not None  # noqa: S101 - else nothing is held
         self.follower.mailbox.promised -= 1
-        self.follower.receive(item)
+        self.follower.door(item)
 
     def pass_nothing_on(self, item: Item, outcome: Outcome) -> None:
         """Let the next stage know that an item has no result; only a collect stage cares."""
@@ -205,15 +213,11 @@ class Settling:
 
     def welcome(self, value: Any, encoded: bytes) -> Any:
         """Return a result as this stage gets it: as the store would give it after a restart."""
-        return value if type(value) in self._plain else self._decode(encoded)
+        return value if type(value) in self.plain else self._decode(encoded)
 
     def restore(self, encoded: bytes) -> Any:
         """Return a stored value as this stage gets it."""
         return self._decode(encoded)
-
-    def receive(self, item: Item) -> None:
-        """Take over an item from the stage before. A collect stage enlists it instead."""
-        self.put(item)
 
     def miss(self, item: Item, outcome: Outcome) -> None:
         """Hear that an item of the stage before has no result."""

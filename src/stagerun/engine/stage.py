@@ -6,7 +6,7 @@ by kind of stage and stands in ``kinds.py``; the decision stands in ``rules/verd
 """
 
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -45,6 +45,8 @@ class StageActor(Settling):
         """Seconds that a first attempt may take."""
         self.resource_failures = 0
         """Openings of the resource in a row without a returned attempt."""
+        self.more_items: Callable[[], tuple[Item, ...] | None] = self.take
+        """Gives what to work on next without leaving the scope; None leaves it."""
         self._run_nursery = run_nursery
         self._desks: dict[Desk, None] = {}
         """Workers that are not abandoned, in the order of hiring."""
@@ -68,6 +70,11 @@ class StageActor(Settling):
         self._nudge = trio.Event()
 
     # -- items come in --------------------------------------------------------------------------
+
+    @property
+    def door(self) -> Callable[[Item], None]:
+        """Where the stage before hands its items over."""
+        return self.put
 
     def put(self, item: Item) -> None:
         """Take an item in; whoever puts waits for the mailbox's room afterwards."""
@@ -340,14 +347,9 @@ class StageActor(Settling):
             self.summon()
         return items
 
-    def more_items(self) -> tuple[Item, ...] | None:
-        """Return what to work on next without leaving the scope; None leaves it."""
-        return self.take()
-
     def take(self) -> tuple[Item, ...] | None:
         """Take what one call of the stage gets; None when there is nothing."""
-        item = self.mailbox.next()
-        return None if item is None else (item,)
+        return self.mailbox.next()
 
     def perform(self, desk: Desk) -> Awaitable[Any]:
         """Make one attempt at what *desk* has in hand. Defined by the kind of stage."""

@@ -124,19 +124,20 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     What is still in hand afterwards was cut; the return value is how that attempt ended.
     """
     how = _CUT
-    clock = trio.lowlevel.current_clock()  # asked directly: trio.current_time() is three calls
-    streak, flowed_at = 0, clock.current_time()
-    desk.cut_at, desk.bound = None, math.inf
+    # The clock is asked directly: trio.current_time() is three calls.
+    time = trio.lowlevel.current_clock().current_time
+    streak, flowed_at = 0, time()
+    desk.clear()
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
     try:
         with trio.CancelScope(shield=shield) as desk.scope:
             while items is not None:
-                desk.begin(items, clock.current_time())
+                desk.begin(items, time())
                 how = _CUT  # unless the attempt says otherwise: never what the one before has said
                 how = await _attempt(actor, desk)
-                now = clock.current_time()
-                if desk.is_cut(now):
+                now = time()
+                if desk.cut_at is not None or now >= desk.bound:  # desk.was_cut, at a third
                     break
                 if how[0]:
                     actor.resource_failures = 0  # it was good for something
@@ -145,7 +146,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
                 if streak >= _STREAK or now - flowed_at > _TURN or actor.must_wait:
                     desk.rest()
                     await actor.flow()
-                    streak, flowed_at = 0, clock.current_time()
+                    streak, flowed_at = 0, time()
                 items = actor.more_items()
     except BaseException as escaped:
         if not desk.scope.cancel_called:

@@ -44,7 +44,7 @@ class AioStore:
         self._poller: Connection | None = None
         """Reads what is asked again and again: it must not wait behind a long question."""
         self._wake = asyncio.Event()
-        self._notified = False  # Invariant: True from a wake() until the actor looks again.
+        self.awake = False  # Invariant: True from a wake() until the actor looks again.
         self._stopping = False
         self._given_up = False
         self._owner: OwnerFile | None = None
@@ -111,7 +111,7 @@ class AioStore:
         """Wait until something is posted; False once there is no more to come."""
         await self._wake.wait()
         self._wake.clear()
-        self._notified = False
+        self.awake = False
         return not self._stopping
 
     def claim(self, identifier: str) -> Identity | None:
@@ -162,8 +162,8 @@ class AioStore:
 
     def wake(self) -> None:
         """See ``Store.wake``."""
-        if not self._notified:
-            self._notified = True
+        if not self.awake:
+            self.awake = True
             self._thread.soon(self._wake.set)
 
     async def ask(self, question: Question[T]) -> T:

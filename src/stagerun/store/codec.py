@@ -17,11 +17,11 @@ __all__ = [
     "decoder",
     "detail",
     "encode",
-    "encode_result",
     "error_name",
     "fingerprint",
     "finite",
     "storable",
+    "too_large",
     "words",
 ]
 
@@ -35,12 +35,9 @@ encode = msgspec.msgpack.Encoder().encode
 """Encode a result. Raises TypeError, ValueError or OverflowError for what cannot be stored."""
 
 
-def encode_result(value: Any, limit: int) -> bytes:
-    """Encode a result of at most *limit* bytes; raises ValueError for a larger one too."""
-    encoded = encode(value)
-    if len(encoded) > limit:
-        raise ValueError(f"{len(encoded)} bytes encoded, result_limit is {limit}")
-    return encoded
+def too_large(encoded: bytes, limit: int) -> ValueError:
+    """Return what is said of a result that is larger than its stage allows."""
+    return ValueError(f"{len(encoded)} bytes encoded, result_limit is {limit}")
 
 
 UNSTORABLE = encode(msgspec.msgpack.Ext(1, b""))

@@ -51,6 +51,8 @@ class Composer(Protocol):
 class Store(Protocol):
     """One database, with one writer that commits what the composer gives."""
 
+    awake: bool
+    """Whether it knows already that something waits."""
     page: Page
     """What this process has in hand; in the owner's file once there is one."""
 

@@ -36,6 +36,7 @@ class InlineStore:
     def __init__(self, path: str = ":memory:", *, beat: float = BEAT) -> None:
         self.path = path
         self._beat = beat
+        self.awake = False
         self.page = Page()
         self._something = trio.Event()
         self._stopping = False
@@ -54,6 +55,7 @@ class InlineStore:
                 with trio.move_on_after(self._beat):
                     await self._something.wait()
                 self._something = trio.Event()
+                self.awake = False
                 while transaction := composer.compose():
                     await trio.lowlevel.checkpoint()
                     composer.committed(await self._commit(connection, transaction))
@@ -109,6 +111,7 @@ class InlineStore:
 
     def wake(self) -> None:
         """See ``Store.wake``."""
+        self.awake = True
         self._something.set()
 
     async def ask(self, question: Question[T]) -> T:

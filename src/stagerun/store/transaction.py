@@ -44,6 +44,8 @@ class Rows:
     """Columns of a row."""
     parameters: Sequence[Any]
     """Invariant: len(parameters) is a multiple of width."""
+    shared: Sequence[Any] = ()
+    """What the first columns hold in every row, before those of *parameters*."""
 
 
 @frozen
@@ -162,14 +164,15 @@ def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
     for chunk in _CHUNKS:
         if left < chunk:
             continue
-        sql = _multi_row(rows.insert, rows.width, chunk)
+        sql = _multi_row(rows.insert, len(rows.shared), rows.width, chunk)
         step = chunk * rows.width
         while left >= chunk:
-            connection.execute(sql, rows.parameters[start : start + step])
+            connection.execute(sql, [*rows.shared, *rows.parameters[start : start + step]])
             start, left = start + step, left - chunk
 
 
 @cache
-def _multi_row(insert: str, width: int, chunk: int) -> str:
-    row = f"({','.join('?' * width)})"
+def _multi_row(insert: str, shared: int, width: int, chunk: int) -> str:
+    columns = [f"?{number}" for number in range(1, shared + 1)] + ["?"] * width
+    row = f"({','.join(columns)})"
     return f"{insert} {','.join([row] * chunk)}"

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 WIDTH: Mapping[str, int] = {
-    "items": 9,
+    "items": 7,  # of one run and generation, which are bound once
     "results": 5,
     "failures": 9,
     "emissions": 8,
@@ -36,6 +36,9 @@ INSERT: Mapping[str, str] = {
     # A claim that is void, of a superseded item for one, gives way to the new one.
     table: f"INSERT {'OR REPLACE ' if table == 'keys' else ''}INTO {table} VALUES"
     for table in WIDTH
+} | {
+    "items": "INSERT INTO items (run, generation, stage, item, outcome, attempts, started_at,"
+    " elapsed, result) VALUES"
 }
 
 _RUNNING = "run = ? AND generation = ? AND status = 'running'"
