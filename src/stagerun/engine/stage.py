@@ -374,9 +374,12 @@ class StageActor(Settling):
         return self.hub.recorder.full or (follower is not None and follower.mailbox.full)
 
     async def flow(self) -> None:
-        """Wait for room behind the stage, and let other tasks run. Nothing can cut this."""
-        with trio.CancelScope(shield=True):
-            await self.room_behind()
+        """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
+        if self.must_wait:
+            with trio.CancelScope(shield=True):
+                await self.room_behind()
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def room_behind(self) -> None:
         """Wait for room in the next mailbox and in the recorder."""

@@ -144,8 +144,9 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
                 actor.settle_all(desk, now, how)
                 streak += 1
                 if streak >= _STREAK or now - flowed_at > _TURN or actor.must_wait:
-                    desk.rest()
                     await actor.flow()
+                    if desk.scope.cancel_called:
+                        break  # by the deadline of an item that is settled
                     streak, flowed_at = 0, time()
                 items = actor.more_items()
     except BaseException as escaped:
