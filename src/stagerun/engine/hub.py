@@ -101,7 +101,7 @@ class Hub:
 
     def post(self, post: Post, payload: Any, size: int = 0) -> None:
         """Post to the run's ledger."""
-        self.recorder.post(self.ledger, post, payload, size)
+        self.recorder.inbox.post(self.ledger, post, payload, size)
 
     def fail(self, cause: Cause, message: str, error: BaseException | None = None) -> None:
         """End the run as ``failed``: something that it needs is not there."""

@@ -23,10 +23,11 @@ from stagerun.rules.progress import percent
 from stagerun.store import lateness, writes
 from stagerun.store.transaction import Rows, Statement, Unit
 
-__all__ = ["Ledger", "Post", "Snapshot"]
+__all__ = ["WIDTH", "Ledger", "Post", "Snapshot"]
 
 _LABELS = [outcome.label for outcome in Outcome]
-_WIDTH = writes.WIDTH["items"]
+WIDTH = writes.WIDTH["items"]
+"""Values of an outcome's row."""
 _STAGE, _OUTCOME = 0, 2
 """Where an outcome's row has them."""
 _LINES = 1_000
@@ -45,7 +46,7 @@ _PROGRESS_EVERY = 250_000
 class Post(Enum):
     """What can be posted to a ledger. The first six are rows of the table of that name."""
 
-    ITEM = "items"
+    OUTCOMES = "items"
     RESULT = "results"
     FAILURE = "failures"
     EMISSION = "emissions"
@@ -110,20 +111,22 @@ class Ledger:
 
     accepted: list[int] = field(init=False)
     settled: list[list[int]] = field(init=False)
+    outcomes: list[Any] = field(init=False, factory=list)
+    """Appended to by: the engine's thread. Rows that nobody has taken yet, flattened."""
+    concluded: int = 0
+    """Written by: the engine's thread. How many outcomes were posted."""
     posted: int = 0
-    """Written by: the engine's thread. How many messages were posted."""
+    """Written by: the engine's thread. How many other messages were."""
     taken: int = 0
-    """How many of them were taken."""
+    """How many of both were taken."""
+    taken_outcomes: int = 0
     nudged: bool = False
     """Set while a nudge waits for its commit, so that one is enough."""
     events: int = field(init=False, default=0)
     highest: float | None = None
     ending: Ending | None = None
-    outcomes: list[Any] = field(init=False, factory=list)
-    """Rows of outcomes for the next unit, flattened. Put there as they are taken: there are many.
-    The sums get them with the unit."""
     _rows: dict[Post, list[Any]] = field(init=False, factory=dict)
-    """The same of other tables."""
+    """Rows for the next unit, flattened, of each table."""
     _others: list[Statement] = field(init=False, factory=list)
     """What must be done after them."""
     _fresh: list[tuple[Any, ...]] = field(init=False, factory=list)
@@ -191,10 +194,7 @@ class Ledger:
             self.listener()
 
     def take(self, post: Post, payload: Any) -> None:
-        """Take one message into the sums and towards the next commit.
-
-        Not for outcomes: see ``outcomes``.
-        """
+        """Take one message, of no outcome, into the sums and towards the next commit."""
         self.taken += 1
         if post is Post.EMISSION:
             if self._takes_made[payload[1]]:
@@ -206,20 +206,24 @@ class Ledger:
         else:
             self._take_rare(post, payload)
 
-    def _take_outcomes(self) -> None:
-        """Take the fresh outcomes into the sums and the unit."""
-        rows, self.outcomes = self.outcomes, []
-        if not rows:
-            return
-        self._rows[Post.ITEM] = rows
-        self.taken += len(rows) // _WIDTH
-        kinds = Counter(zip(rows[_STAGE::_WIDTH], rows[_OUTCOME::_WIDTH], strict=True))
+    def take_outcomes(self, until: int) -> int:
+        """Take outcomes until so many were taken in all; return how many were."""
+        number = until - self.taken_outcomes
+        if number <= 0:
+            return 0
+        rows = self.outcomes[: number * WIDTH]
+        del self.outcomes[: number * WIDTH]
+        self.taken_outcomes += number
+        self.taken += number
+        self._add(Post.OUTCOMES, rows)
+        kinds = Counter(zip(rows[_STAGE::WIDTH], rows[_OUTCOME::WIDTH], strict=True))
         for (stage, outcome), count in kinds.items():
             self.settled[stage][outcome] += count
             self._dirty.add(stage)
             if outcome == Outcome.OK and self._feeds[stage]:
                 self.accepted[stage + 1] += count
                 self._dirty.add(stage + 1)
+        return number
 
     def _add(self, post: Post, row: Any) -> None:
         rows = self._rows.get(post)
@@ -267,7 +271,6 @@ class Ledger:
         """Return everything taken since the last one, as statements under the run's fence."""
         self.nudged = False
         self._take_lines()
-        self._take_outcomes()
         counts = self._last = self.counts()
         self._dirty.update(
             stage for stage, sums in enumerate(counts) if sums.in_flight != self._in_flight[stage]
@@ -299,7 +302,7 @@ class Ledger:
         return Unit(guard, body, rescue)
 
     def _insert(self, post: Post, rows: list[Any]) -> Rows:
-        shared = (self.run, self.generation) if post is Post.ITEM else ()
+        shared = (self.run, self.generation) if post is Post.OUTCOMES else ()
         return Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows, shared)
 
     def _take_lines(self) -> None:

@@ -1,7 +1,8 @@
-"""The channel from the engine to the persistence actor: bounded, in order, losing nothing.
+"""The engine's hand of the persistence actor: what is to be stored, and what has been.
 
-The engine posts (never waiting), and waits for ``room()`` between items; the persistence actor
-composes what was posted into one transaction and hears about it here when it is durable.
+The engine posts to the inbox (never waiting), and waits for ``room()`` between items; the
+persistence actor composes what was posted into one transaction, and it is told here when that is
+durable.
 """
 
 import math
@@ -16,7 +17,8 @@ from attrs import define, field, frozen
 
 from stagerun.engine.env import Env
 from stagerun.engine.health import Condition, Health
-from stagerun.engine.ledger import Ledger, Post, Snapshot
+from stagerun.engine.inbox import Draft, Inbox, Ticket
+from stagerun.engine.ledger import Ledger, Snapshot
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
 from stagerun.store import lateness, owners
@@ -25,26 +27,9 @@ from stagerun.store.transaction import Receipt, Transaction, Unit
 
 __all__ = ["Recorder"]
 
-_ITEM = Post.ITEM
-_ROWS = 5_000
-"""Messages that may wait for their commit; then the stages wait."""
-_BYTES = 16 * 2**20
-"""The same in bytes of results."""
-_BATCH = 4_000
-"""Messages of one transaction at most, so that no commit keeps the next one waiting for long."""
-
 
 @define(eq=False)
-class _Ticket:
-    """Somebody waits until all that was posted before is durable."""
-
-    done: trio.Event = field(factory=trio.Event)
-    refused: bool = False
-    returned: Sequence[Any] = ()
-
-
-@define(eq=False)
-class _Beat(_Ticket):
+class _Beat(Ticket):
     """Nobody waits; but when it is refused, the owner has been ended by somebody else."""
 
     on_ended: Callable[[], None] = field(kw_only=True)
@@ -54,9 +39,8 @@ class _Beat(_Ticket):
 class _Composed:
     """What a transaction holds, to be told apart when its receipt comes."""
 
-    units: tuple[tuple[Ledger | None, Snapshot | None, list[_Ticket]], ...]
-    messages: int
-    size: int
+    units: tuple[tuple[Ledger | None, Snapshot | None, list[Ticket]], ...]
+    draft: Draft
     at: float
     """When it was composed, on ``Env.monotonic``."""
 
@@ -67,16 +51,11 @@ class Recorder:
     def __init__(self, store: Store, env: Env) -> None:
         self._store = store
         self._env = env
-        self._inbox: deque[tuple[Ledger | None, Any, Any, int]] = deque()
+        self.inbox = Inbox(store)
         self._composed: deque[_Composed] = deque()
         self._lot = trio.lowlevel.ParkingLot()
-        # Written by: the engine's thread only, so that they need no lock.
-        self._waiting = 0
-        self._waiting_bytes = 0
-        self.full = False
-        """Whether to wait for ``room()`` before going on."""
         self._condition = Condition()
-        self._tickets: set[_Ticket] = set()
+        self._tickets: set[Ticket] = set()
         self.tick_at = 0
         """Written by: the runtime's ticker. When the event loop last showed life."""
         self._heart: tuple[int, Callable[[], None]] | None = None
@@ -94,30 +73,18 @@ class Recorder:
 
     # -- the engine's side --------------------------------------------------------------------
 
-    def post(self, ledger: Ledger, post: Post, payload: Any, size: int = 0) -> None:
-        """Hand something over for storing. Never waits; look at ``full`` between items."""
-        ledger.posted += 1
-        self._waiting += 1
-        self._waiting_bytes += size
-        if self._waiting >= _ROWS or self._waiting_bytes >= _BYTES:
-            self.full = True
-        self._inbox.append((ledger, post, payload, size))
-        if not self._store.awake:
-            self._store.wake()
-
     def nudge(self, ledger: Ledger) -> None:
         """Have *ledger*'s report and log lines stored. Any thread; takes no room."""
         if not ledger.nudged:
             ledger.nudged = True
-            self._inbox.append((ledger, Post.NUDGE, None, -1))
-            self._store.wake()
+            self.inbox.nudge(ledger)
 
     def health(self) -> Health:
         """Return how the database does."""
         lag = 0.0
         with suppress(IndexError):  # just now it was done
             lag = self._env.monotonic() - self._composed[0].at
-        return self._condition.health(self._waiting, self._env.now_us(), self._beat_at, lag)
+        return self._condition.health(self.inbox.waiting, self._env.now_us(), self._beat_at, lag)
 
     @property
     def refused(self) -> bool:
@@ -127,11 +94,11 @@ class Recorder:
     @property
     def idle(self) -> bool:
         """Whether nothing waits for a commit just now."""
-        return not self._inbox and not self._composed
+        return self.inbox.empty and not self._composed
 
     async def room(self) -> None:
         """Wait until less is waiting than may wait."""
-        while self.full and self._broken is None:
+        while self.inbox.full and self._broken is None:
             await self._lot.park()
 
     async def flush(self, ledger: Ledger) -> bool:
@@ -145,14 +112,12 @@ class Recorder:
 
     def write_soon(self, unit: Unit) -> None:
         """Store a unit of its own without waiting for it."""
-        self._inbox.append((None, _Ticket(), unit, -1))
-        self._store.wake()
+        self.inbox.wait(None, Ticket(), unit)
 
-    async def _passed(self, ledger: Ledger | None, unit: Unit | None) -> _Ticket:
-        ticket = _Ticket()
+    async def _passed(self, ledger: Ledger | None, unit: Unit | None) -> Ticket:
+        ticket = Ticket()
         self._tickets.add(ticket)
-        self._inbox.append((ledger, ticket, unit, -1))
-        self._store.wake()
+        self.inbox.wait(ledger, ticket, unit)
         try:
             if self._broken is None:
                 await ticket.done.wait()
@@ -186,9 +151,7 @@ class Recorder:
     def committed(self, receipt: Receipt) -> None:
         """See ``Composer.committed``: publish what is durable now, and let those who wait go on."""
         composed = self._composed.popleft()
-        self._waiting -= composed.messages
-        self._waiting_bytes -= composed.size
-        self.full = self._waiting >= _ROWS or self._waiting_bytes >= _BYTES
+        self.inbox.committed(composed.draft)
         for place, (ledger, snapshot, tickets) in enumerate(composed.units):
             guard, rule = receipt.guards[place], receipt.broken.get(place)
             if rule is not None:
@@ -210,7 +173,7 @@ class Recorder:
         if self._condition.trouble is not None:
             self._condition.note(self._env.now_us(), notice=self._condition.notice)
             RunLog(now=self._env.now_us).warning("the database takes commits again")
-        if not self.full:
+        if not self.inbox.full:
             self._lot.unpark_all()
 
     def troubled(self, problem: str) -> None:
@@ -234,28 +197,8 @@ class Recorder:
     def compose(self) -> Transaction | None:
         """See ``Composer.compose``: drain the channel into one transaction."""
         self._store.page.committed()  # what was composed before is, or this would not be asked
-        tickets: dict[Ledger, list[_Ticket]] = {}
-        alone: list[tuple[Unit, _Ticket]] = []
-        messages = size = 0
-        last: Ledger | None = None
-        take = self._inbox.popleft
-        for _ in range(min(len(self._inbox), _BATCH)):
-            ledger, post, payload, weight = take()
-            if ledger is None:
-                alone.append((payload, post))
-                continue
-            if ledger is not last:
-                last = ledger
-                tickets.setdefault(ledger, [])
-            if weight >= 0:
-                messages += 1
-                size += weight
-                if post is _ITEM:
-                    ledger.outcomes += payload
-                else:
-                    ledger.take(post, payload)
-            elif post is not Post.NUDGE:
-                tickets[ledger].append(post)
+        draft = self.inbox.draft()
+        tickets, alone = draft.tickets, draft.alone
         now = self._env.now_us()
         if self._heart is not None and not 0 <= now - self._beat_at < self._beat_every:
             self._beat_at = now
@@ -264,11 +207,11 @@ class Recorder:
             return None
         # What stands alone may speak of what the ledgers write, never the other way round.
         units = [ledger.unit(now) for ledger in tickets] + [unit for unit, _ in alone]
-        parts: list[tuple[Ledger | None, Snapshot | None, list[_Ticket]]] = [
+        parts: list[tuple[Ledger | None, Snapshot | None, list[Ticket]]] = [
             (ledger, ledger.snapshot(), waiting) for ledger, waiting in tickets.items()
         ]
         parts += [(None, None, [ticket]) for _, ticket in alone]
-        self._composed.append(_Composed(tuple(parts), messages, size, self._env.monotonic()))
+        self._composed.append(_Composed(tuple(parts), draft, self._env.monotonic()))
         return Transaction(tuple(units))
 
     def _beat(
@@ -276,18 +219,18 @@ class Recorder:
         owner: int,
         on_ended: Callable[[], None],
         now: int,
-        tickets: dict[Ledger, list[_Ticket]],
-    ) -> list[tuple[Unit, _Ticket]]:
+        tickets: dict[Ledger, list[Ticket]],
+    ) -> list[tuple[Unit, Ticket]]:
         """Show life, look after what the loop may not be able to; add to *tickets* what has news.
 
         A run whose loop does not end it is ended here. The others learn whether they are still
         this process's, and their stored deadlines are put right.
         """
-        alone: list[tuple[Unit, _Ticket]] = []
+        alone: list[tuple[Unit, Ticket]] = []
         for ledger in tuple(self.live):
             if ledger.stale:
                 tickets.setdefault(ledger, [])
-            if not self._inbox and ledger.overdue(self._env.monotonic()):
+            if self.inbox.empty and ledger.overdue(self._env.monotonic()):
                 ledger.carry_out_will(now, self.blocked())
                 tickets.setdefault(ledger, [])
             elif ledger.deadline is not None and ledger.ending is None and not ledger.fenced:

@@ -17,7 +17,6 @@ from stagerun.store import codec, writes
 
 __all__ = ["Register"]
 
-_ITEM = Post.ITEM
 _INLINE = 512
 """Bytes of a result that still ride in the item's own row."""
 _QUIET = (Outcome.CANCELLED, Outcome.SKIPPED)
@@ -31,21 +30,19 @@ class Register:
         self._stage = stage
         self._index = index
         self._hub = hub
+        self._inbox = hub.recorder.inbox
         self._began: float | None = None
         self._last_error: tuple[str, str] | None = None
 
     def outcome(self, item: Item, outcome: int, encoded: bytes | None, now: float) -> None:
         """Post the item's one row for this stage and generation. *outcome*: its stored value."""
         hub = self._hub
-        ledger = hub.ledger
         started = item.started if item.attempts else now
-        size = 0 if encoded is None else len(encoded)
-        if size > _INLINE:
-            hub.post(Post.RESULT, (*self._place(item), encoded), size)
-            encoded, size = None, 0
-        hub.recorder.post(
-            ledger,
-            _ITEM,
+        if encoded is not None and len(encoded) > _INLINE:
+            hub.post(Post.RESULT, (*self._place(item), encoded), len(encoded))
+            encoded = None
+        self._inbox.outcome(
+            hub.ledger,
             (
                 self._index,
                 item.number,
@@ -55,7 +52,6 @@ class Register:
                 int((now - started) * 1e6),
                 encoded,
             ),
-            size,
         )
 
     def failure(

@@ -43,6 +43,7 @@ class Settling:
         """Types of results that go on as they are; others as the store would give them."""
         self.register = Register(stage, index, hub)
         self.log: RunLog = self.register.log
+        self._inbox = hub.recorder.inbox
         self.mailbox = Mailbox(self.room_needed(stage))
         self.in_flight = hub.ledger.in_flight
         """Items under way, of all stages of the run."""
@@ -185,7 +186,8 @@ class Settling:
         """Keep an item until what it was made of is on disk."""
         assert self.follower is not None  # noqa: S101 - asked by whoever has something to give
         self.follower.mailbox.promised += 1
-        self._held.append((self.hub.ledger.posted, item))
+        ledger = self.hub.ledger
+        self._held.append((ledger.posted + ledger.concluded, item))
 
     def let_on(self) -> None:
         """Give the next stage what is on disk by now. After each commit."""
@@ -205,6 +207,27 @@ class Settling:
         assert self.follower is not None  # noqa: S101 - else nothing is held
         self.follower.mailbox.promised -= 1
         self.follower.door(item)
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether there is no room behind the stage."""
+        follower = self.follower
+        return self._inbox.full or (follower is not None and follower.mailbox.full)
+
+    async def flow(self) -> None:
+        """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
+        if self.must_wait:
+            with trio.CancelScope(shield=True):
+                await self.room_behind()
+        else:
+            await trio.lowlevel.checkpoint()
+
+    async def room_behind(self) -> None:
+        """Wait for room in the next mailbox and in the recorder."""
+        if self.follower is not None:
+            await self.follower.mailbox.room()
+        await self.hub.recorder.room()
+        await trio.lowlevel.checkpoint()
 
     def pass_nothing_on(self, item: Item, outcome: Outcome) -> None:
         """Let the next stage know that an item has no result; only a collect stage cares."""

@@ -367,27 +367,6 @@ class StageActor(Settling):
             super().let_on()
             self.nudge()
 
-    @property
-    def must_wait(self) -> bool:
-        """Whether there is no room behind the stage."""
-        follower = self.follower
-        return self.hub.recorder.full or (follower is not None and follower.mailbox.full)
-
-    async def flow(self) -> None:
-        """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
-        if self.must_wait:
-            with trio.CancelScope(shield=True):
-                await self.room_behind()
-        else:
-            await trio.lowlevel.checkpoint()
-
-    async def room_behind(self) -> None:
-        """Wait for room in the next mailbox and in the recorder."""
-        if self.follower is not None:
-            await self.follower.mailbox.room()
-        await self.hub.recorder.room()
-        await trio.lowlevel.checkpoint()
-
     def next_child(self) -> int:
         """Return the number of the next item that this stage makes."""
         self.children += 1

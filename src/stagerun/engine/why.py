@@ -205,7 +205,7 @@ def _by_the_user(frames: list[FrameType]) -> list[FrameType]:
 def _store(recorder: Recorder) -> standing.StoreFacts:
     health = recorder.health()
     return standing.StoreFacts(
-        status=health.status, rows=health.waiting, full=recorder.full, trouble=health.why
+        status=health.status, rows=health.waiting, full=recorder.inbox.full, trouble=health.why
     )
 
 

@@ -1,0 +1,160 @@
+"""What the engine has posted and the persistence actor has not taken yet: two lanes, one order.
+
+Outcomes are by far the most. So they lie flat in a list of their ledger's, and everything else is a
+message in a queue, which knows how many outcomes of its ledger came before it. What is taken is
+always a beginning of what was posted for a ledger: the reason of an outcome comes before it, an
+ending after all of them.
+
+The engine appends, the persistence actor takes from the front, and each does so in single steps of
+the interpreter (``+=`` on a list, a slice, ``popleft``): neither ever waits for a lock.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from stagerun.engine.ledger import WIDTH, Ledger, Post
+from stagerun.store.driver import Store
+from stagerun.store.transaction import Unit
+
+__all__ = ["Draft", "Inbox", "Ticket"]
+
+_POSTS = 5_000
+"""Outcomes and messages that may wait for their commit; then the stages wait."""
+_BYTES = 16 * 2**20
+"""The same in bytes of results."""
+_BATCH = 4_000
+"""Of one transaction at most, so that no commit keeps the next one waiting for long."""
+
+
+@define(eq=False)
+class Ticket:
+    """Somebody waits until all that was posted before is durable."""
+
+    done: trio.Event = field(factory=trio.Event)
+    refused: bool = False
+    returned: Sequence[Any] = ()
+
+
+@define
+class Draft:
+    """What was taken for one transaction: it is in the ledgers now."""
+
+    tickets: dict[Ledger, list[Ticket]] = field(factory=dict)
+    """The ledgers that have something to write, and who waits for it."""
+    alone: list[tuple[Unit, Ticket]] = field(factory=list)
+    posts: int = 0
+    size: int = 0
+
+    def take_outcomes(self, ledger: Ledger, until: int) -> None:
+        """Take outcomes of *ledger* until so many of them were taken in all."""
+        self.tickets.setdefault(ledger, [])
+        self.posts += ledger.take_outcomes(until)
+
+
+class Inbox:
+    """The channel from the engine to the persistence actor: bounded, in order, losing nothing."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._messages: deque[tuple[Ledger | None, Any, Any, int, int]] = deque()
+        self._ready: dict[Ledger, None] = {}
+        """Written by: the persistence actor. Ledgers that may have outcomes waiting."""
+        # Written by: the engine's thread only, so that they need no lock.
+        self.waiting = 0
+        """Posts that are not durable yet."""
+        self._bytes = 0
+        self.full = False
+        """Whether to wait for a commit before going on."""
+
+    # -- the engine's side ----------------------------------------------------------------------
+
+    def outcome(self, ledger: Ledger, row: tuple[Any, ...]) -> None:
+        """Post an item's outcome. Never waits; look at ``full`` between items."""
+        rows = ledger.outcomes
+        rows += row
+        ledger.concluded += 1  # now it may be taken
+        self.waiting += 1
+        if self.waiting >= _POSTS:
+            self.full = True
+        if len(rows) == WIDTH:  # the first one: of the others the persistence actor knows
+            self._put(ledger, Post.OUTCOMES, None, -1)
+
+    def post(self, ledger: Ledger, post: Post, payload: Any, size: int) -> None:
+        """Post anything else. *size*: the bytes of its result."""
+        ledger.posted += 1
+        self.waiting += 1
+        self._bytes += size
+        self._weigh()
+        self._put(ledger, post, payload, size)
+
+    def wait(self, ledger: Ledger | None, ticket: Ticket, unit: Unit | None) -> None:
+        """Tell *ticket* when all that *ledger* has posted is durable, or this *unit* is."""
+        self._put(ledger, ticket, unit, -1)
+
+    def nudge(self, ledger: Ledger) -> None:
+        """Have a unit written for *ledger*. Any thread; takes no room."""
+        self._messages.append((ledger, Post.NUDGE, None, -1, 0))
+        self._store.wake()
+
+    def _put(self, ledger: Ledger | None, what: Any, payload: Any, size: int) -> None:
+        before = 0 if ledger is None else ledger.concluded
+        self._messages.append((ledger, what, payload, size, before))
+        if not self._store.awake:
+            self._store.wake()
+
+    def committed(self, draft: Draft) -> None:
+        """Make room: what *draft* held is durable."""
+        self.waiting -= draft.posts
+        self._bytes -= draft.size
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self.full = self.waiting >= _POSTS or self._bytes >= _BYTES
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left to take."""
+        return not self._messages and not self._ready
+
+    # -- the persistence actor's side -----------------------------------------------------------
+
+    def draft(self) -> Draft:
+        """Take what is there, for one transaction."""
+        draft = Draft()
+        self._take_messages(draft)
+        there = {ledger: ledger.concluded for ledger in self._ready}
+        # Again, for what was posted before those outcomes has to come before them.
+        if self._take_messages(draft):
+            for ledger, until in there.items():
+                taken, room = ledger.taken_outcomes, _BATCH - draft.posts
+                if until > taken and room > 0:
+                    draft.take_outcomes(ledger, min(until, taken + room))
+        for ledger in [ledger for ledger in self._ready if not ledger.outcomes]:
+            del self._ready[ledger]
+        return draft
+
+    def _take_messages(self, draft: Draft) -> bool:
+        """Take the messages that are there into *draft*; False when it has no room for all."""
+        there = len(self._messages)
+        count = min(there, max(0, _BATCH - draft.posts))
+        take = self._messages.popleft
+        for _ in range(count):
+            ledger, what, payload, size, before = take()
+            if ledger is None:
+                draft.alone.append((payload, what))
+                continue
+            if what is Post.OUTCOMES:
+                self._ready[ledger] = None
+                continue
+            draft.take_outcomes(ledger, before)
+            if size >= 0:
+                draft.posts += 1
+                draft.size += size
+                ledger.take(what, payload)
+            elif what is not Post.NUDGE:
+                draft.tickets[ledger].append(what)
+        return count == there
