@@ -94,11 +94,16 @@ class Inbox:
     def wait(self, ledger: Ledger | None, ticket: Ticket, unit: Unit | None) -> None:
         """Tell *ticket* when all that *ledger* has posted is durable, or this *unit* is."""
         self._put(ledger, ticket, unit, -1)
+        self._store.hurry()
 
     def nudge(self, ledger: Ledger) -> None:
         """Have a unit written for *ledger*. Any thread; takes no room."""
         self._messages.append((ledger, Post.NUDGE, None, -1, 0))
         self._store.wake()
+
+    def hurry(self) -> None:
+        """Have the next commit made as soon as can be: items wait for it."""
+        self._store.hurry()
 
     def _put(self, ledger: Ledger | None, what: Any, payload: Any, size: int) -> None:
         before = 0 if ledger is None else ledger.concluded

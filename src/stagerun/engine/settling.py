@@ -188,6 +188,7 @@ class Settling:
         self.follower.mailbox.promised += 1
         ledger = self.hub.ledger
         self._held.append((ledger.posted + ledger.concluded, item))
+        self._inbox.hurry()
 
     def let_on(self) -> None:
         """Give the next stage what is on disk by now. After each commit."""

@@ -107,6 +107,9 @@ class Store(Protocol):
     def wake(self) -> None:
         """Tell the persistence actor that something waits. Any thread."""
 
+    def hurry(self) -> None:
+        """Tell it that somebody waits for the next commit. Any thread."""
+
     async def ask(self, question: Question[T]) -> T:
         """Answer *question* from committed data, on a reading connection."""
 

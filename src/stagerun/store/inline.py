@@ -114,6 +114,10 @@ class InlineStore:
         self.awake = True
         self._something.set()
 
+    def hurry(self) -> None:
+        """See ``Store.hurry``: this one never lingers."""
+        self.wake()
+
     async def ask(self, question: Question[T]) -> T:
         """See ``Store.ask``."""
         await trio.lowlevel.checkpoint()

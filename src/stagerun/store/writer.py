@@ -50,6 +50,7 @@ class Writer:
         composer: Composer,
         tell: Callable[..., None],
         wait: Callable[[], Awaitable[bool]],
+        linger: Callable[[], Awaitable[None]],
         *,
         given_up: Callable[[], bool],
         owner: Callable[[], str | None],
@@ -58,6 +59,7 @@ class Writer:
         self._composer = composer
         self._tell = tell
         self._wait = wait
+        self._linger = linger
         self._given_up = given_up
         self._owner = owner
         self._resources = AsyncExitStack()
@@ -110,6 +112,7 @@ class Writer:
                 self._tell(self._composer.committed, receipt)
                 if self._since_checkpoint >= _CHECKPOINT_AFTER:
                     await self._checkpoint()
+                await self._linger()
 
     async def _commit(self, transaction: Transaction) -> Receipt:
         try:
