@@ -55,7 +55,7 @@ def culprit(thread: int) -> Culprit:
         code = frame.f_code
         if user is None and is_user_code(code.co_filename):
             user = frame
-        if code is _ATTEMPT:
+        if code is _LAP:
             desk: Desk = frame.f_locals["desk"]
             item = desk.items[0].number if desk.items else None
             place, function = _where(user or innermost)
@@ -87,5 +87,5 @@ def _where(frame: FrameType | None) -> tuple[str, str]:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}", frame.f_code.co_qualname
 
 
-_ATTEMPT = worker._attempt.__code__  # noqa: SLF001 - the one frame below which user code runs
+_LAP = worker._lap.__code__  # noqa: SLF001 - the one frame below which user code runs
 _RESOURCE = worker._carry_with_resource.__code__  # noqa: SLF001 - and the other one

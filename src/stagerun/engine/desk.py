@@ -9,6 +9,7 @@ import trio
 
 from stagerun.engine.context import Context
 from stagerun.engine.hub import Survivor
+from stagerun.phase import PHASE
 from stagerun.store.page import Page
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ class Desk:
     __slots__ = (
         "_special",
         "actor",
-        "attempt",
         "beat_at",
         "bound",
         "ctx",
@@ -107,7 +107,6 @@ class Desk:
         self.opening: trio.CancelScope | None = None
         self.items: tuple[Item, ...] = ()
         """In hand. Empty: the worker rests, and its scope must not be cancelled."""
-        self.attempt = 0
         self.started = 0.0
         self.deadline = math.inf
         """The true deadline of this attempt; the actor cuts it exactly."""
@@ -150,6 +149,12 @@ class Desk:
     def busy(self) -> bool:
         """Whether an attempt is under way."""
         return bool(self.items)
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt at it is under way, from 1. Any thread."""
+        items = self.items
+        return items[0].attempts if items else 0
 
     @property
     def item(self) -> Item | None:
@@ -196,7 +201,9 @@ class Desk:
             else:
                 item.waited += now - item.due
                 limit = min(limit, actor.limit_of(item, now))
-        self.items, self.attempt, self.started = items, items[0].attempts, now
+        self.items, self.started = items, now
+        if PHASE.get() is not None:
+            PHASE.set(None)  # left behind by an earlier attempt
         self.ctx, self.runs_on, self.owed = None, False, 0.0
         self.numbers[self.slot], self.starts[self.slot] = items[0].number, now
         if self._special:

@@ -74,7 +74,8 @@ class Settling:
         """Settle what is in hand after an attempt that ended just *now*, and lay it down."""
         for item in desk.items:
             self.settle(desk, item, now, how)
-        desk.end()
+        self.in_flight[self.index] -= len(desk.items)  # as desk.end() does
+        desk.items = ()
 
     def settle(self, desk: Desk, item: Item, now: float, how: How) -> None:
         """Decide what becomes of an item after an attempt, and do it."""
@@ -83,7 +84,7 @@ class Settling:
             self.hub.recorder.long_attempt(desk)
             if now >= desk.deadline and desk.cut_at is None:
                 desk.forgive(now)
-        if item.number in self._voided:
+        if self._voided and item.number in self._voided:
             self._voided.discard(item.number)
             self.fail(item, SUPERSEDED, None)
         elif returned and now < desk.deadline:  # decide() would say Done

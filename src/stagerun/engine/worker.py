@@ -5,7 +5,8 @@ swallowing its cancellation. What is recorded and handed on stands outside every
 """
 
 import math
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -13,7 +14,6 @@ from stagerun.engine.calling import explained
 from stagerun.engine.context import CURRENT
 from stagerun.engine.desk import Desk, How, Item
 from stagerun.model.status import Cause
-from stagerun.phase import PHASE
 from stagerun.store import codec
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     # The clock is asked directly: trio.current_time() is three calls.
     time = trio.lowlevel.current_clock().current_time
     streak, flowed_at = 0, time()
+    attempt = actor.perform if actor.hub.tracing is None else partial(_traced, actor)
     desk.clear()
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
@@ -135,11 +136,16 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
             while items is not None:
                 desk.begin(items, time())
                 how = _CUT  # unless the attempt says otherwise: never what the one before has said
-                how = await _attempt(actor, desk)
+                try:
+                    how = (True, await attempt(desk), None)
+                except BaseException as error:
+                    if _belongs_to_a_scope(actor, desk, error):
+                        raise
+                    how = (False, None, explained(actor.stage, error))
                 now = time()
                 if desk.cut_at is not None or now >= desk.bound:  # desk.was_cut, at a third
                     break
-                if how[0]:
+                if actor.resource_failures and how[0]:
                     actor.resource_failures = 0  # it was good for something
                 actor.settle_all(desk, now, how)
                 streak += 1
@@ -156,19 +162,17 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     return how
 
 
-async def _attempt(actor: "StageActor", desk: Desk) -> How:
-    """Call the stage once. Whatever it raises is the item's, never the worker's."""
-    if PHASE.get() is not None:
-        PHASE.set(None)
-    tracing = actor.hub.tracing
-    try:
-        if tracing is None:
-            return True, await actor.perform(desk), None
-        with tracing.attempt(actor.stage.name, desk):
-            return True, await actor.perform(desk), None
-    except BaseException as error:
-        if desk.scope.cancel_called:
-            raise  # through the scope, which takes its own Cancelled out of it
-        if isinstance(error, trio.Cancelled) and actor.stage.resource is not None:
-            raise  # the resource broke, and has its own way of ending this
-        return False, None, explained(actor.stage, error)
+async def _traced(actor: "StageActor", desk: Desk) -> Any:
+    assert actor.hub.tracing is not None  # noqa: S101 - asked by the lap
+    with actor.hub.tracing.attempt(actor.stage.name, desk):
+        return await actor.perform(desk)
+
+
+def _belongs_to_a_scope(actor: "StageActor", desk: Desk, error: BaseException) -> bool:
+    """Whether what an attempt raised is not the item's: it ends the lap.
+
+    A scope takes its own Cancelled out of what passes through it; and a resource that broke has its
+    own way of ending this.
+    """
+    broke = isinstance(error, trio.Cancelled) and actor.stage.resource is not None
+    return desk.scope.cancel_called or broke
