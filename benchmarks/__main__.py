@@ -3,51 +3,62 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks import asking, latency, memory, offload, overhead, pages, responsive, streams
+from benchmarks import asking, latency, memory, offload, overhead, pages, peers, responsive, streams
 from benchmarks.process import BenchmarkError
 
 
 def main() -> int:
     arguments = _parser().parse_args()
     try:
-        match arguments.command:
-            case "overhead":
-                chosen, repeats = arguments.only, arguments.repeats
-                report = overhead.run(chosen, arguments.items, repeats, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else overhead.table(report))
-            case "memory":
-                report = memory.run(arguments.items, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else memory.table(report))
-            case "asking":
-                report = asking.run(arguments.runs, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else asking.table(report))
-            case "latency":
-                report = latency.run(arguments.only, arguments.repeats, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else latency.table(report))
-            case "offload":
-                report = offload.run(arguments.calls, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else offload.table(report))
-            case "pages":
-                sizes = (arguments.runs, arguments.items, arguments.repeats)
-                report = pages.run(*sizes, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else pages.table(report))
-            case "responsive":
-                report = responsive.run(arguments.items, arguments.seconds, arguments.directory)
-                text = responsive.table(report)
-                print(json.dumps(report, indent=2) if arguments.json else text)
-            case "streams":
-                report = streams.run(arguments.clients, arguments.seconds, arguments.directory)
-                print(json.dumps(report, indent=2) if arguments.json else streams.table(report))
-            case _:
-                measure = _MEASURES[arguments.name]
-                print(json.dumps(measure(arguments.items, arguments.directory)))
+        if arguments.command == "measure":
+            measure = _MEASURES[arguments.name]
+            print(json.dumps(measure(arguments.items, arguments.directory)))
+        else:
+            run, table = _COMMANDS[arguments.command]
+            report = run(arguments)
+            print(json.dumps(report, indent=2) if arguments.json else table(report))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return 0
 
+
+_Report = dict[str, Any]
+_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], _Report], Callable[[_Report], str]]] = {
+    "overhead": (
+        lambda given: overhead.run(given.only, given.items, given.repeats, given.directory),
+        overhead.table,
+    ),
+    "memory": (lambda given: memory.run(given.items, given.directory), memory.table),
+    "asking": (lambda given: asking.run(given.runs, given.directory), asking.table),
+    "latency": (
+        lambda given: latency.run(given.only, given.repeats, given.directory),
+        latency.table,
+    ),
+    "offload": (lambda given: offload.run(given.calls, given.directory), offload.table),
+    "pages": (
+        lambda given: pages.run(given.runs, given.items, given.repeats, given.directory),
+        pages.table,
+    ),
+    "peers": (
+        lambda given: peers.run(
+            given.only, given.items, given.repeats, given.environment, given.directory
+        ),
+        peers.table,
+    ),
+    "responsive": (
+        lambda given: responsive.run(given.items, given.seconds, given.directory),
+        responsive.table,
+    ),
+    "streams": (
+        lambda given: streams.run(given.clients, given.seconds, given.directory),
+        streams.table,
+    ),
+}
 
 _MEASURES = {
     **{name: subject.measure for name, subject in overhead.SUBJECTS.items()},
@@ -86,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("--items", type=_positive, default=1_000_000)
     lists.add_argument("--repeats", type=_positive, default=20)
 
+    others = commands.add_parser("peers", help="the same work with other libraries")
+    others.add_argument("--items", type=_positive, default=500)
+    others.add_argument("--repeats", type=_positive, default=3)
+    known = list(peers.SUBJECTS)
+    others.add_argument("--only", nargs="+", choices=known, default=known, help=only)
+    installed = "where the peers are installed (default: the user's cache directory)"
+    others.add_argument("--environment", type=Path, help=installed)
+
     web = commands.add_parser("responsive", help="a web service while its stages block")
     web.add_argument("--items", type=_positive, default=200)
     web.add_argument("--seconds", type=float, default=5.0)
@@ -95,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--seconds", type=float, default=15.0)
 
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, late, elsewhere, lists, web, live):
+    for command in (speed, resident, requests, late, elsewhere, lists, others, web, live):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 
