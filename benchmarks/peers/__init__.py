@@ -2,6 +2,7 @@
 everything stored as each of them stores it. Each peer has an environment and processes of its own.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +14,7 @@ from benchmarks import environment
 from benchmarks.peers.installing import python_for
 from benchmarks.peers.killing import trial
 from benchmarks.peers.measuring import Sample, sample, summary
+from benchmarks.peers.redis import redis_server
 from benchmarks.peers.subjects import SUBJECTS, Subject
 from benchmarks.peers.table import table
 from benchmarks.process import BenchmarkError
@@ -34,6 +36,8 @@ def run(
     machine = environment.describe(directory)
     started, stolen_before = perf_counter(), environment.stolen()
     peers = [_Peer(name, SUBJECTS[name], place) for name in SUBJECTS if name in names]
+    for peer in peers:
+        peer.install()
     for _ in range(repeats):
         for peer in peers:
             peer.measure(items, directory)
@@ -73,27 +77,35 @@ class _Peer:
     name: str
     subject: Subject
     place: Path | None
+    python: Path = Path(sys.executable)
     samples: list[Sample] = field(factory=list)
     trouble: str | None = None
     after_kill: dict[str, Any] | str = ""
 
+    def install(self) -> None:
+        try:
+            if self.subject.needs_redis:
+                redis_server()
+            self.python = python_for(self.subject.requirements, self.place)
+        except BenchmarkError as error:
+            self.trouble = str(error)
+
     def measure(self, items: int, directory: Path | None) -> None:
-        if self.trouble is None:
-            try:
-                python = python_for(self.subject.requirements, self.place)
-                self.samples.append(
-                    sample(self.subject, python, self.subject.items(items), directory)
-                )
-            except BenchmarkError as error:
-                self.trouble = str(error)
+        if self.trouble is not None:
+            return
+        number = self.subject.items(items)
+        try:
+            self.samples.append(sample(self.subject, self.python, number, directory))
+        except BenchmarkError as error:
+            self.trouble = str(error)
 
     def kill(self, directory: Path | None) -> None:
         if self.subject.untried:
             self.after_kill = f"not tried: {self.subject.untried}"
         elif self.trouble is None:
             try:
-                python = python_for(self.subject.requirements, self.place)
-                self.after_kill = trial(self.subject, python, directory)
+                kept = trial(self.subject, self.python, directory)
+                self.after_kill = kept | {"started_again_with": self.subject.again}
             except BenchmarkError as error:
                 self.after_kill = f"not tried: {error}"
 

@@ -41,7 +41,7 @@ def sample(subject: Subject, python: Path, items: int, directory: Path | None) -
                 raise BenchmarkError(f"it did not end within {_LONGEST} s") from error
         if child.returncode != 0:
             raise BenchmarkError(f"it failed: {program.complaint('measure')}")
-    told = json.loads(output.splitlines()[-1])
+    told = _last_line(output)
     steps = _STEPS * items
     return Sample(
         steps / told["seconds"],
@@ -49,6 +49,15 @@ def sample(subject: Subject, python: Path, items: int, directory: Path | None) -
         told["first_step_at"] - began,
         told["memory_mb"],
     )
+
+
+def _last_line(output: str) -> dict[str, float]:
+    """What it told; libraries may have printed something before."""
+    try:
+        told: dict[str, float] = json.loads(output.strip().rpartition("\n")[2])
+    except json.JSONDecodeError as error:
+        raise BenchmarkError(f"it told no figures: {output!r}") from error
+    return told
 
 
 def summary(samples: list[Sample]) -> dict[str, Any]:

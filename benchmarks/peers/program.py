@@ -28,15 +28,17 @@ class Program:
     @contextmanager
     def started(self, mode: str, items: int) -> "Iterator[subprocess.Popen[str]]":
         """Start it in a session of its own, and kill all of that at the end."""
-        child = subprocess.Popen(
-            self._command(mode, items),
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=(self.directory / f"{mode}.err").open("w"),
-            text=True,
-            start_new_session=True,
-        )
+        with self._errors(mode).open("w") as errors:
+            child = subprocess.Popen(
+                self._command(mode, items),
+                cwd=self.directory,
+                env=self._environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
         try:
             yield child
         finally:
@@ -44,8 +46,16 @@ class Program:
 
     def complaint(self, mode: str) -> str:
         """The last line that it wrote to its standard error."""
-        lines = (self.directory / f"{mode}.err").read_text().strip().splitlines()
+        lines = self._errors(mode).read_text().strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+    def _errors(self, mode: str) -> Path:
+        return self.directory / f"{mode}.err"
+
+    def _environ(self) -> dict[str, str]:
+        """An environment of its own is not told where the project's packages are."""
+        hidden = {"PYTHONPATH"} if self.subject.requirements else set()
+        return {name: value for name, value in os.environ.items() if name not in hidden}
 
     def _command(self, mode: str, items: int) -> list[str]:
         command = [str(self.python), str(PROGRAMS / self.subject.program)]

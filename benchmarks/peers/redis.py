@@ -21,12 +21,22 @@ class Redis:
     pid: int
 
 
+def redis_server() -> str:
+    """Return where it is.
+
+    Raises:
+        BenchmarkError: there is none.
+    """
+    found = shutil.which("redis-server")
+    if found is None:
+        raise BenchmarkError("no redis-server")
+    return found
+
+
 @contextmanager
 def redis(directory: Path) -> Iterator[Redis]:
     """Start it on a free port of the loopback, with what it keeps in *directory*."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        raise BenchmarkError("no redis-server")
+    binary = redis_server()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -33,7 +33,8 @@ def _speeds(results: dict[str, Any]) -> list[str]:
 def _kills(results: dict[str, Any]) -> list[str]:
     """What was left after `kill -9` and a second start."""
     heads = ("completed", "finished", "run again", "cut short", "run again", "seconds")
-    lines = [f"{'kill -9, then started again':<36}" + "".join(f"{head:>11}" for head in heads)]
+    line = f"{'kill -9, then started again':<36}" + "".join(f"{head:>11}" for head in heads)
+    lines = [line + "   with"]
     for result in results.values():
         kept = result.get("after_kill", "not tried: not measured")
         if isinstance(kept, str):
@@ -43,7 +44,8 @@ def _kills(results: dict[str, Any]) -> list[str]:
         figures = f"{kept['completed']:>4} of {kept['items']:<3}"
         figures += "".join(f"{kept[key]:>11}" for key in keys)
         seconds = "-" if kept["seconds"] is None else f"{kept['seconds']:.1f}"
-        lines.append(f"{result['title']:<36}{figures}{seconds:>11}")
+        line = f"{result['title']:<36}{figures}{seconds:>11}   {kept['started_again_with']}"
+        lines.append(line)
     return lines
 
 
