@@ -25,7 +25,17 @@ def python_for(requirements: Sequence[str], place: Path | None) -> Path:
     python = environment / "bin" / "python"
     if not (environment / _DONE).exists():
         _call([sys.executable, "-m", "venv", "--clear", str(environment)])
-        _call([str(python), "-m", "pip", "install", "--quiet", *requirements])
+        _call(
+            [
+                str(python),
+                "-m",
+                "pip",
+                "--disable-pip-version-check",
+                "install",
+                "--quiet",
+                *requirements,
+            ]
+        )
         (environment / _DONE).write_text("\n".join(requirements))
     return python
 
