@@ -21,7 +21,7 @@ def python_for(requirements: Sequence[str], place: Path | None) -> Path:
     """
     if not requirements:
         return Path(sys.executable)
-    environment = (place or _default_place()) / _name(requirements)
+    environment = (place or _default_place()).absolute() / _name(requirements)
     python = environment / "bin" / "python"
     if not (environment / _DONE).exists():
         _call([sys.executable, "-m", "venv", "--clear", str(environment)])

@@ -70,7 +70,7 @@ def prepared(subject: Subject, python: Path, directory: Path | None) -> Iterator
     with tempfile.TemporaryDirectory(
         prefix="stagerun-benchmark-", dir=directory, ignore_cleanup_errors=True
     ) as scratch:
-        place = Path(scratch)
+        place = Path(scratch).absolute()  # the program runs elsewhere
         with redis(place) if subject.needs_redis else nullcontext() as service:
             yield Program(subject, python, place, service)
 
