@@ -10,12 +10,10 @@ import re
 import resource
 import selectors
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from attrs import define, field
 
 from benchmarks import environment
 from benchmarks.process import BenchmarkError
+from benchmarks.served import WITHIN, served, until_it_answers
 
 _SERVICE = """
 import os
@@ -39,9 +38,8 @@ async def talk(pause, ctx):
         await trio.sleep(pause)
 
 pipelines = [Pipeline("talk", [talk], deadline=None, grace=0.2)]
-service = Service(os.environ["STREAMS_DB"], pipelines=pipelines, insecure=True)
+service = Service(os.environ["SERVICE_DB"], pipelines=pipelines, insecure=True)
 """
-_WITHIN = 30.0
 _AT = re.compile(rb'"at":"([^"]+)"')
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAUSE = 0.24
@@ -76,7 +74,7 @@ def run(clients: int, seconds: float, directory: Path | None) -> dict[str, Any]:
     machine = environment.describe(directory)
     with (
         tempfile.TemporaryDirectory(prefix="stagerun-benchmark-", dir=directory) as scratch,
-        _served(Path(scratch)) as (pid, port),
+        served(_SERVICE, Path(scratch)) as (pid, port),
     ):
         results = _measure(pid, port, clients, seconds)
     return {
@@ -94,8 +92,8 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _measure(pid: int, port: int, clients: int, seconds: float) -> dict[str, float]:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=_WITHIN) as web:
-        _until_it_answers(web)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WITHIN) as web:
+        until_it_answers(web)
         body = {"pipeline": "talk", "items": [_PAUSE]}
         run = str(web.post("/runs", json=body).raise_for_status().json()["id"])
         _vanish(web, port, run, 100)  # what is opened or loaded once, is by then
@@ -151,7 +149,7 @@ def _vanish(web: httpx.Client, port: int, run: str, clients: int) -> None:
 
 
 def _connect(port: int, run: str) -> _Client:
-    stream = _Client(socket.create_connection(("127.0.0.1", port), timeout=_WITHIN))
+    stream = _Client(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
     stream.socket.sendall(f"GET /runs/{run}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return stream
 
@@ -192,45 +190,8 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[math.ceil(share * len(ordered)) - 1]
 
 
-@contextmanager
-def _served(place: Path) -> Iterator[tuple[int, int]]:
-    (place / "streams_service.py").write_text(_SERVICE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["uvicorn", "streams_service:service", "--port", str(port), "--app-dir", str(place)]
-    server = subprocess.Popen(
-        [sys.executable, "-m", *command, "--no-access-log", "--backlog", "4096"],
-        env={**os.environ, "STREAMS_DB": str(place / "runs.db")},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield server.pid, port
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _until_it_answers(web: httpx.Client) -> None:
-    until = time.monotonic() + _WITHIN
-    while True:
-        try:
-            web.get("/healthz").raise_for_status()
-        except httpx.TransportError as error:
-            if time.monotonic() > until:
-                raise BenchmarkError("the service did not start") from error
-            time.sleep(0.05)
-        else:
-            return
-
-
 def _until_none_is_open(web: httpx.Client) -> None:
-    until = time.monotonic() + _WITHIN
+    until = time.monotonic() + WITHIN
     while "stagerun_streams_open 0.0" not in web.get("/metrics").text:
         if time.monotonic() > until:
             raise BenchmarkError("streams stay open though their clients have gone")

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from benchmarks import environment
-from benchmarks.latency import cost, deaths, loop, opening, orphans, repeated
+from benchmarks.latency import cost, deaths, loop, opening, orphans, repeated, visible
 from benchmarks.latency.figure import Figure
 
 __all__ = ["MEASURES", "SCENARIOS", "run", "table"]
@@ -27,6 +27,7 @@ class _Scenario:
 
 SCENARIOS = {
     "opening": _Scenario(opening.opening),
+    "visible": _Scenario(visible.visible),
     "start": _Scenario(deaths.start),
     "beside": _Scenario(deaths.beside),
     "orphans": _Scenario(orphans.orphans, 0.25),
@@ -37,7 +38,12 @@ SCENARIOS = {
     "resume": _Scenario(repeated.resume, 0.25),
     "cost": _Scenario(cost.cost),
 }
-MEASURES = {**loop.MEASURES, **cost.MEASURES, repeated.NAME: repeated.measure}
+MEASURES = {
+    **loop.MEASURES,
+    **cost.MEASURES,
+    **visible.MEASURES,
+    repeated.NAME: repeated.measure,
+}
 
 
 def run(names: Sequence[str], repeats: int, directory: Path | None = None) -> dict[str, Any]:
