@@ -3,60 +3,95 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from benchmarks import asking, latency, memory, offload, overhead, pages, peers, responsive, streams
+from benchmarks import (
+    asking,
+    latency,
+    memory,
+    offload,
+    overhead,
+    pages,
+    peers,
+    responsive,
+    streams,
+    suite,
+)
 from benchmarks.process import BenchmarkError
+from benchmarks.suite import Benchmark, Report
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args(sys.argv[1:] if _named(sys.argv) else ["suite", *sys.argv[1:]])
     try:
-        if arguments.command == "measure":
-            measure = _MEASURES[arguments.name]
-            print(json.dumps(measure(arguments.items, arguments.directory)))
-        else:
-            run, table = _COMMANDS[arguments.command]
-            report = run(arguments)
-            print(json.dumps(report, indent=2) if arguments.json else table(report))
+        match arguments.command:
+            case "measure":
+                measure = _MEASURES[arguments.name]
+                print(json.dumps(measure(arguments.items, arguments.directory)))
+            case "suite":
+                chosen = {"quick": arguments.quick, "keep": arguments.keep}
+                reports = suite.run(_BENCHMARKS, parser, arguments.only, **chosen)
+                if arguments.json:
+                    print(json.dumps(reports, indent=2))
+            case "page":
+                for path in _write_page(suite.read(arguments.keep)):
+                    print(path)
+            case name:
+                report = _BENCHMARKS[name].run(arguments)
+                print(json.dumps(report, indent=2) if arguments.json else _table(name, report))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-_Report = dict[str, Any]
-_COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], _Report], Callable[[_Report], str]]] = {
-    "overhead": (
+def _named(words: list[str]) -> bool:
+    """Whether a command is named, or help is asked for; else all of them are run."""
+    return len(words) > 1 and (not words[1].startswith("-") or words[1] in ("-h", "--help"))
+
+
+def _table(name: str, report: Report) -> str:
+    return _BENCHMARKS[name].table(report)
+
+
+def _write_page(reports: dict[str, Report]) -> list[Path]:
+    try:
+        page = import_module("benchmarks.page")  # it draws
+    except ModuleNotFoundError as error:
+        raise BenchmarkError(f"pictures need {error.name}: pip install -e '.[bench]'") from error
+    written: list[Path] = page.write(reports, _BENCHMARKS)
+    return written
+
+
+_BENCHMARKS = {
+    "overhead": Benchmark(
         lambda given: overhead.run(given.only, given.items, given.repeats, given.directory),
         overhead.table,
     ),
-    "memory": (lambda given: memory.run(given.items, given.directory), memory.table),
-    "asking": (lambda given: asking.run(given.runs, given.directory), asking.table),
-    "latency": (
-        lambda given: latency.run(given.only, given.repeats, given.directory),
-        latency.table,
+    "memory": Benchmark(lambda given: memory.run(given.items, given.directory), memory.table),
+    "asking": Benchmark(lambda given: asking.run(given.runs, given.directory), asking.table),
+    "latency": Benchmark(
+        lambda given: latency.run(given.only, given.repeats, given.directory), latency.table
     ),
-    "offload": (lambda given: offload.run(given.calls, given.directory), offload.table),
-    "pages": (
+    "offload": Benchmark(lambda given: offload.run(given.calls, given.directory), offload.table),
+    "pages": Benchmark(
         lambda given: pages.run(given.runs, given.items, given.repeats, given.directory),
         pages.table,
     ),
-    "peers": (
+    "peers": Benchmark(
         lambda given: peers.run(
             given.only, given.items, given.repeats, given.environment, given.directory
         ),
         peers.table,
     ),
-    "responsive": (
+    "responsive": Benchmark(
         lambda given: responsive.run(given.items, given.seconds, given.directory),
         responsive.table,
     ),
-    "streams": (
-        lambda given: streams.run(given.clients, given.seconds, given.directory),
-        streams.table,
+    "streams": Benchmark(
+        lambda given: streams.run(given.clients, given.seconds, given.directory), streams.table
     ),
 }
 
@@ -112,6 +147,15 @@ def _parser() -> argparse.ArgumentParser:
     live = commands.add_parser("streams", help="many clients that follow one run's events")
     live.add_argument("--clients", type=_positive, default=500)
     live.add_argument("--seconds", type=float, default=15.0)
+
+    everything = commands.add_parser("suite", help="all of them; also when none is named")
+    everything.add_argument("--quick", action="store_true", help="small: does everything run?")
+    ordered = list(suite.ORDER)
+    everything.add_argument("--only", nargs="+", choices=ordered, default=ordered)
+    everything.add_argument("--json", action="store_true", help="print all reports at the end")
+    written = commands.add_parser("page", help="write docs/benchmarks.md from the kept reports")
+    for command in (everything, written):
+        command.add_argument("--keep", type=Path, default=suite.KEPT, help="the reports' folder")
 
     where = "where the databases go (default: the system's temporary directory)"
     for command in (speed, resident, requests, late, elsewhere, lists, others, web, live):

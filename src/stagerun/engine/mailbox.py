@@ -11,6 +11,9 @@ from stagerun.engine.desk import Item
 
 __all__ = ["Mailbox"]
 
+_PROMISED = 10
+"""Times the limit: that many items may wait for their commit."""
+
 
 class Mailbox:
     """A channel's meaning at a deque's price: nobody parks unless it is empty or full.
@@ -22,7 +25,8 @@ class Mailbox:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.promised = 0
-        """Items that will be put once their commit is on disk: they have their room already."""
+        """Items that will be put once their commit is on disk. Invariant: at most ``_PROMISED``
+        times as many as may wait, for they come by the hundred with one commit."""
         self.shut = False
         """Set when a run stops: nothing is taken any more, and nobody waits."""
         self._waiting: deque[Item] = deque()
@@ -52,7 +56,8 @@ class Mailbox:
     @property
     def full(self) -> bool:
         """Whether to wait for ``room()`` before putting the next item."""
-        return len(self._waiting) + self.promised >= self.limit
+        waiting = len(self._waiting)
+        return waiting >= self.limit or waiting + self.promised >= _PROMISED * self.limit
 
     @property
     def wake_at(self) -> float:
@@ -72,7 +77,8 @@ class Mailbox:
         return item
 
     def _make_room(self) -> None:
-        if len(self._waiting) + self.promised <= self.limit // 2:
+        waiting = len(self._waiting)
+        if waiting <= self.limit // 2 and waiting + self.promised < _PROMISED * self.limit:
             self._room.unpark_all()
 
     def next(self) -> tuple[Item] | None:

@@ -189,7 +189,11 @@ class Settling:
         self.follower.mailbox.promised += 1
         ledger = self.hub.ledger
         self._held.append((ledger.posted + ledger.concluded, item))
-        self._inbox.hurry()
+
+    def press(self) -> None:
+        """Have a commit made now if items wait for it: nothing more comes for a while."""
+        if self._held:
+            self._inbox.hurry()
 
     def let_on(self) -> None:
         """Give the next stage what is on disk by now. After each commit."""
@@ -226,6 +230,7 @@ class Settling:
 
     async def room_behind(self) -> None:
         """Wait for room in the next mailbox and in the recorder."""
+        self.press()
         if self.follower is not None:
             await self.follower.mailbox.room()
         await self.hub.recorder.room()

@@ -338,6 +338,7 @@ class StageActor(Settling):
             if not (stays and self.wants(desk)):
                 return None
             desk.stand_up()
+            self.press()
             # Whoever cancels the program does not cancel workers; a resource that breaks does.
             with trio.CancelScope(shield=self.stage.resource is None):
                 await self.mailbox.arrival()
