@@ -3,18 +3,22 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 from benchmarks import (
     asking,
+    fairness,
     latency,
     memory,
     offload,
     overhead,
     pages,
     peers,
+    real,
     responsive,
+    scale,
     streams,
     suite,
 )
@@ -70,6 +74,17 @@ _BENCHMARKS = {
         lambda given: overhead.run(given.only, given.items, given.repeats, given.directory),
         overhead.table,
     ),
+    "fairness": Benchmark(
+        lambda given: fairness.run(given.items, given.repeats, given.directory), fairness.table
+    ),
+    "real": Benchmark(
+        lambda given: real.run(given.only, given.items, given.repeats, given.directory),
+        real.table,
+    ),
+    "scale": Benchmark(
+        lambda given: scale.run(given.only, given.largest, given.repeats, given.directory),
+        scale.table,
+    ),
     "memory": Benchmark(lambda given: memory.run(given.items, given.directory), memory.table),
     "asking": Benchmark(lambda given: asking.run(given.runs, given.directory), asking.table),
     "latency": Benchmark(
@@ -95,9 +110,11 @@ _BENCHMARKS = {
     ),
 }
 
-_MEASURES = {
+_MEASURES: dict[str, Callable[[int, Path], dict[str, float]]] = {
     **{name: subject.measure for name, subject in overhead.SUBJECTS.items()},
     memory.NAME: memory.measure,
+    **fairness.MEASURES,
+    **real.MEASURES,
     **latency.MEASURES,
 }
 
@@ -148,6 +165,22 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--clients", type=_positive, default=500)
     live.add_argument("--seconds", type=float, default=15.0)
 
+    beside = commands.add_parser("fairness", help="small runs beside a very large one")
+    beside.add_argument("--items", type=_positive, default=1_000_000)
+    beside.add_argument("--repeats", type=_positive, default=3)
+
+    earnest = commands.add_parser("real", help="stages that do something, against hand-written")
+    earnest.add_argument("--items", type=_positive, default=20_000)
+    earnest.add_argument("--repeats", type=_positive, default=5)
+    pairs = list(real.COMPARISONS)
+    earnest.add_argument("--only", nargs="+", choices=pairs, default=pairs, help="measure these")
+
+    growth = commands.add_parser("scale", help="how cost grows with items, runs, workers, results")
+    growth.add_argument("--largest", type=_positive, default=1_000_000, help="no larger sizes")
+    growth.add_argument("--repeats", type=_positive, default=3)
+    series = list(scale.SERIES)
+    growth.add_argument("--only", nargs="+", choices=series, default=series, help="measure these")
+
     everything = commands.add_parser("suite", help="all of them; also when none is named")
     everything.add_argument("--quick", action="store_true", help="small: does everything run?")
     ordered = list(suite.ORDER)
@@ -158,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--keep", type=Path, default=suite.KEPT, help="the reports' folder")
 
     where = "where the databases go (default: the system's temporary directory)"
-    for command in (speed, resident, requests, late, elsewhere, lists, others, web, live):
+    reporting = (speed, resident, requests, late, elsewhere, lists, others, web, live)
+    for command in (*reporting, beside, earnest, growth):
         command.add_argument("--json", action="store_true")
         command.add_argument("--directory", type=Path, help=where)
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import trio
 
@@ -40,6 +41,7 @@ Stage = Callable[[int], Awaitable[int]]
 Inbox = trio.abc.ReceiveChannel[int]
 Outlet = trio.abc.SendChannel[int]
 Carry = Callable[[Stage, Inbox, Outlet], Awaitable[None]]
+Commit = Callable[[sqlite3.Connection, list[Any]], None]
 
 
 async def one(item: int) -> int:
@@ -76,7 +78,7 @@ def measure_sqlite(items: int, directory: Path) -> dict[str, float]:
     """Store the rows that `measure_trio_stored` stores, made beforehand: SQLite's own limit."""
     path = directory / "rows.db"
     rows = [_row(stage, item, item, 1e-6) for item in range(items) for stage in STAGES]
-    connection = _open(path)
+    connection = open_stored(path, SCHEMA)
     started = perf_counter()
     for first in range(0, len(rows), BATCH):
         _commit(connection, rows[first : first + BATCH])
@@ -151,7 +153,7 @@ class _Tally(trio.abc.SendChannel[int]):
 
 
 async def _run_trio_stored(items: int, path: Path) -> float:
-    recorder = _Recorder(_open(path))
+    recorder = Recorder(open_stored(path, SCHEMA), _commit)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(recorder.write)
         started = perf_counter()
@@ -162,7 +164,7 @@ async def _run_trio_stored(items: int, path: Path) -> float:
     return seconds
 
 
-async def _carry_stored(recorder: "_Recorder", stage: Stage, inbox: Inbox, outlet: Outlet) -> None:
+async def _carry_stored(recorder: "Recorder", stage: Stage, inbox: Inbox, outlet: Outlet) -> None:
     async for item in inbox:
         began = perf_counter()
         with trio.move_on_after(DEADLINE) as scope:
@@ -173,17 +175,18 @@ async def _carry_stored(recorder: "_Recorder", stage: Stage, inbox: Inbox, outle
         await outlet.send(result)
 
 
-class _Recorder:
+class Recorder:
     """Write-behind: batches of 500 rows or 50 ms, committed in a thread, one at a time."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, commit: Commit) -> None:
         self.connection = connection
-        self._rows: list[Row] = []
+        self._commit = commit
+        self._rows: list[Any] = []
         self._closed = False
         self._full = trio.Event()
         self._room = trio.Event()
 
-    async def record(self, row: Row) -> None:
+    async def record(self, row: Any) -> None:
         while len(self._rows) >= BACKLOG:
             await self._room.wait()
         self._rows.append(row)
@@ -198,7 +201,7 @@ class _Recorder:
             batch, self._rows = self._rows[:BATCH], self._rows[BATCH:]
             self._room.set()
             self._full, self._room = trio.Event(), trio.Event()
-            await trio.to_thread.run_sync(_commit, self.connection, batch)
+            await trio.to_thread.run_sync(self._commit, self.connection, batch)
 
     def close(self) -> None:
         self._closed = True
@@ -249,12 +252,12 @@ def _check_done(count: int, items: int) -> None:
         raise BenchmarkError(f"{count} of {items} items came out of the last stage")
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_stored(path: Path, schema: str) -> sqlite3.Connection:
     # One thread at a time, though not always the same one.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(SCHEMA)
+    connection.executescript(schema)
     return connection
 
 

@@ -42,15 +42,15 @@ def table(report: dict[str, Any]) -> str:
 def measure(items: int, directory: Path) -> dict[str, float]:
     """Run stagerun here; sizes in MB of 1,000,000 bytes, before, at most, and after."""
     path = directory / "stagerun.db"
-    start = _resident("VmRSS")
+    start = resident("VmRSS")
     seconds = run_stagerun(items, path)
     # The kernel keeps the peak of the whole process: no sampling, nothing missed between samples.
-    peak, end = _resident("VmHWM"), _resident("VmRSS")
+    peak, end = resident("VmHWM"), resident("VmRSS")
     check_stored(items, path)
     return {"seconds": seconds, "start_mb": start, "peak_mb": peak, "end_mb": end}
 
 
-def _resident(field: str) -> float:
+def resident(field: str) -> float:
     status = Path("/proc/self/status")
     if not status.exists():
         # macOS tells the peak alone, in bytes; others in KiB.
