@@ -83,6 +83,8 @@ class Ledger:
     """Written by: the stage actors. Items under way, per stage."""
     deadline: float | None = None
     """Written by: the run's actor. The run's own, on ``Env.monotonic``; None before it begins."""
+    deadline_kept: float | None = None
+    """Written by: the persistence actor. As it is on disk, on the wall's clock; None: not told."""
     moved: bool = False
     """Written by: any thread. There was a report or a heartbeat."""
     moves: int = 0

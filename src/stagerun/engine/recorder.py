@@ -64,6 +64,8 @@ class Recorder:
         self.live: dict[Ledger, None] = {}
         """Written by: the runtime. Ledgers of runs under way, looked at with every beat."""
         self._broken: StoreError | None = None
+        self._doubted = False
+        """Whether somebody else has ended one of the runs under way, it is not known which."""
         self.lateness: Callable[[Any], float] = lambda _desk: 0.0
         """Written by: the watch. Seconds for which others block the event loop at a desk's cost."""
         self.long_attempt: Callable[[Any], None] = lambda _desk: None
@@ -224,9 +226,11 @@ class Recorder:
         """Show life, look after what the loop may not be able to; add to *tickets* what has news.
 
         A run whose loop does not end it is ended here. The others learn whether they are still
-        this process's, and their stored deadlines are put right.
+        this process's (all at once; one by one when one of them is not), and stored deadlines that
+        a clock has moved are put right.
         """
-        alone: list[tuple[Unit, Ticket]] = []
+        alone, ours = list[tuple[Unit, Ticket]](), list[tuple[int, int]]()
+        one_by_one, self._doubted = self._doubted, False
         for ledger in tuple(self.live):
             if ledger.stale:
                 tickets.setdefault(ledger, [])
@@ -234,15 +238,37 @@ class Recorder:
                 ledger.carry_out_will(now, self.blocked())
                 tickets.setdefault(ledger, [])
             elif ledger.deadline is not None and ledger.ending is None and not ledger.fenced:
-                fence = _Beat(on_ended=partial(ledger.publish, None))
-                alone.append((self._keep_time(ledger), fence))
+                ours.append((ledger.run, ledger.generation))
+                at = self._deadline_at(ledger)
+                kept = ledger.deadline_kept
+                if one_by_one or kept is None or _has_moved(at, kept):
+                    ledger.deadline_kept = at
+                    fence = _Beat(on_ended=partial(ledger.publish, None))
+                    alone.append((self._keep_time(ledger, at), fence))
+        if ours:
+            refused = partial(self._doubt, one_by_one)
+            alone.append((lateness.all_running(ours), _Beat(on_ended=refused)))
         life = owners.beat(owner, now, self.tick_at, self._store.heal(), self._env.memory())
         return [*alone, (life, _Beat(on_ended=on_ended))]
 
-    def _keep_time(self, ledger: Ledger) -> Unit:
+    def _doubt(self, asked: bool) -> None:
+        """Hear that a run is not ours any more: ask which one, at once unless that was *asked*."""
+        self._doubted = True
+        if not asked:
+            self.beat_soon()
+
+    def _deadline_at(self, ledger: Ledger) -> float:
+        """Return a run's deadline on the wall's clock of just now, in microseconds."""
+        assert ledger.deadline is not None  # noqa: S101 - it has begun
+        return self._env.now_us() + (ledger.deadline - self._env.monotonic()) * 1e6
+
+    def _keep_time(self, ledger: Ledger, at: float) -> Unit:
         """Return the unit that keeps the stored deadline right, and tells whether it is ours."""
-        at, grace = None, int(ledger.pipeline.grace * 1e6)
-        if ledger.deadline is not None and ledger.deadline != math.inf:
-            left = ledger.deadline - self._env.monotonic()
-            at = self._env.now_us() + int(left * 1e6)
-        return lateness.keep_time(ledger.run, ledger.generation, at, grace)
+        stored = None if at == math.inf else int(at)
+        grace = int(ledger.pipeline.grace * 1e6)
+        return lateness.keep_time(ledger.run, ledger.generation, stored, grace)
+
+
+def _has_moved(at: float, kept: float) -> bool:
+    """Whether a clock has moved a deadline, in microseconds, by more than a second."""
+    return at != kept and abs(at - kept) > 1e6  # the first: for both may be infinite

@@ -1,6 +1,8 @@
 """Questions and statements about what is late: owners without a sign of life, overdue runs."""
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import frozen
@@ -13,6 +15,7 @@ from stagerun.store.transaction import Statement, Unit
 __all__ = [
     "OverdueRun",
     "SilentOwner",
+    "all_running",
     "end_overdue",
     "end_silent",
     "end_stages",
@@ -21,6 +24,8 @@ __all__ = [
     "silent_owners",
 ]
 
+_GENERATIONS: Final = 2**20
+"""More than a run can have: run and generation are one number with it."""
 _PAST: Final = 5_000_000
 """Microseconds beyond deadline and grace: the first word is the owner's own."""
 
@@ -123,6 +128,19 @@ def end_stages(run: int, generation: int, status: str, now: int) -> Statement:
         " status = CASE WHEN accepted = 0 THEN 'skipped' ELSE ? END"
         " WHERE run = ? AND generation = ? AND finished_at IS NULL",
         (now, status, run, generation),
+    )
+
+
+def all_running(places: Sequence[tuple[int, int]]) -> Unit:
+    """Return the unit that is refused when one of these runs' generations does not run any more."""
+    keys = [run * _GENERATIONS + generation for run, generation in places]
+    return Unit(
+        Statement(
+            f"SELECT 1 WHERE ? = (SELECT count(*) FROM json_each(?) k JOIN generations g"  # noqa: S608 - a constant
+            f" ON g.run = k.value / {_GENERATIONS} AND g.generation = k.value % {_GENERATIONS}"
+            " WHERE g.status = 'running')",
+            (len(keys), json.dumps(keys)),
+        )
     )
 
 
