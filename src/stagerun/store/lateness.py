@@ -136,7 +136,7 @@ def all_running(places: Sequence[tuple[int, int]]) -> Unit:
     keys = [run * _GENERATIONS + generation for run, generation in places]
     return Unit(
         Statement(
-            f"SELECT 1 WHERE ? = (SELECT count(*) FROM json_each(?) k JOIN generations g"  # noqa: S608 - a constant
+            f"SELECT 1 WHERE ? = (SELECT count(*) FROM json_each(?) k CROSS JOIN generations g"  # noqa: S608 - a constant
             f" ON g.run = k.value / {_GENERATIONS} AND g.generation = k.value % {_GENERATIONS}"
             " WHERE g.status = 'running')",
             (len(keys), json.dumps(keys)),
