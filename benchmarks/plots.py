@@ -85,6 +85,38 @@ def _latency(figure: Figure, report: Report) -> None:
     axes.set_xlabel("ms: median to largest; red: the goal")
 
 
+def _real(figure: Figure, report: Report) -> None:
+    """Draw each ratio, and as a mark what it should be: at most, or for a rate at least."""
+    axes = _plain(figure.subplots())
+    results = [*reversed(report["results"].values())]
+    titles = [each["title"] for each in results]
+    axes.barh(titles, [each["ratio"] for each in results], color=_OURS, height=0.5)
+    for place, each in enumerate(results):
+        goal = each.get("most", each.get("least"))
+        axes.plot([goal], [place], "|", color=_GOAL, markersize=18, markeredgewidth=2)
+    axes.axvline(1, color="#1e293b", linewidth=1)
+    axes.set_xlabel("seconds against the hand-written; commit first: items/s against the default")
+
+
+def _scale(figure: Figure, report: Report) -> None:
+    """Draw what a thousand steps cost, and the memory, as each thing grows."""
+    shown = {name: sizes for name, sizes in report["results"].items() if len(sizes) > 1}
+    rows = figure.subplots(2, len(shown), squeeze=False)
+    for column, (name, sizes) in enumerate(shown.items()):
+        for row, (key, unit) in enumerate(_GROWS.items()):
+            axes = _plain(rows[row][column])
+            x, y = [each["size"] for each in sizes], [each[key]["median"] for each in sizes]
+            axes.plot(x, y, "o-", color=_OURS)
+            axes.set_xscale("log")
+            axes.set_ylim(bottom=0)
+            if column == 0:
+                axes.set_ylabel(unit)
+        rows[1][column].set_xlabel(name)
+
+
+_GROWS = {"cpu_seconds_per_1000_steps": "CPU s / 1,000 steps", "peak_mb": "peak MB"}
+
+
 def _plain(axes: Axes) -> Axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.grid(visible=True, color="#e2e8f0")
@@ -94,6 +126,8 @@ def _plain(axes: Axes) -> Axes:
 
 PLOTS: Mapping[str, Plot] = {
     "overhead": Plot("Items a second: stagerun beside code written by hand", _overhead),
+    "real": Plot("Real stages against the same by hand, and commit first", _real, (9, 3)),
+    "scale": Plot("CPU time and memory against items, runs, workers, size", _scale, (9, 4.5)),
     "peers": Plot("Steps a second: stagerun beside other libraries, logarithmic", _peers, (8, 3.8)),
     "latency": Plot("How late things are, against their goals", _latency, (9, 6)),
 }

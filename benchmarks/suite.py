@@ -18,12 +18,15 @@ KEPT = ROOT / "benchmarks" / "results"
 
 ORDER: Mapping[str, tuple[list[str], list[str]]] = {
     "overhead": (["--items", "20000", "--repeats", "7"], ["--items", "2000", "--repeats", "1"]),
-    "real": ([], ["--items", "200", "--repeats", "1"]),
-    "peers": ([], ["--items", "20", "--repeats", "1", "--only", "stagerun", "gather"]),
-    "scale": ([], ["--largest", "1000"]),
+    "real": (["--repeats", "3"], ["--items", "200", "--repeats", "1"]),
+    "peers": (
+        ["--items", "400", "--repeats", "3"],
+        ["--items", "20", "--repeats", "1", "--only", "stagerun", "gather"],
+    ),
+    "scale": (["--repeats", "1"], ["--repeats", "1", "--largest", "1000"]),
     "memory": ([], ["--items", "2000"]),
-    "fairness": ([], ["--items", "5000"]),
-    "latency": (["--repeats", "12"], ["--repeats", "2", "--only", "opening", "visible"]),
+    "fairness": (["--repeats", "1"], ["--repeats", "1", "--items", "20000"]),
+    "latency": (["--repeats", "6"], ["--repeats", "2", "--only", "opening", "visible"]),
     "asking": ([], ["--runs", "2"]),
     "responsive": ([], ["--items", "20", "--seconds", "1"]),
     "streams": ([], ["--clients", "20", "--seconds", "2"]),

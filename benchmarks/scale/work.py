@@ -65,7 +65,7 @@ def measure_runs(size: int, items: int, directory: Path) -> dict[str, float]:
         return item
 
     each = items // size
-    pipeline = _pipeline(pass_gate, each)
+    pipeline = _pipeline(pass_gate, each, deadline=RUN_DEADLINE)  # the gate is no item's fault
 
     async def program(runtime: Runtime) -> dict[str, float]:
         began = perf_counter()
@@ -105,7 +105,8 @@ async def succeeded(runs: list[Run]) -> None:
 def _pipeline(
     function: Callable[[Any], Awaitable[Any]], items: int, workers: int = WORKERS, **options: Any
 ) -> Pipeline:
-    declare = [stage(name=name, workers=workers, deadline=DEADLINE, **options) for name in _NAMES]
+    options = {"workers": workers, "deadline": DEADLINE, **options}
+    declare = [stage(name=name, **options) for name in _NAMES]
     stages = [each(function) for each in declare]
     return Pipeline("scale", stages, deadline=RUN_DEADLINE, source=lambda: range(items))
 
