@@ -19,14 +19,18 @@ from stagerun import Pipeline, Run, Runtime, open_runtime, stage
 
 __all__ = ["MEASURES", "run", "table"]
 
+_LARGE = "fairness-large"
 _RUNS = 100
+_FEWEST = 20
+"""Small runs without which there is no figure."""
 _SMALL = 10
 """Items of a small run."""
 _AT_ONCE = (1, 5)
 _QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
 _FILE = "stagerun.db"
 _STORED = """
-    SELECT count(*) FROM items JOIN generations g USING (run, generation)
+    SELECT count(DISTINCT run) FILTER (WHERE pipeline = 'small'), count(*)
+    FROM items JOIN runs USING (run) JOIN generations g USING (run, generation)
     WHERE outcome = 0 AND g.status = 'succeeded'
 """
 
@@ -53,16 +57,15 @@ def run(items: int, repeats: int, directory: Path | None = None) -> dict[str, An
 
 def table(report: dict[str, Any]) -> str:
     lines = [environment.line(report["environment"]), report["command"], ""]
-    lines.append(f"{'milliseconds from start() to the end on disk':<56}{_heads()}")
     results = report["results"]
-    for name, result in results.items():
-        lines += [
-            f"{_TITLES[name] + ', ' + which:<56}{_cells(result[which])}" for which in _QUANTILES
-        ]
-    lines += ["", f"{'items/s of the large run':<56}{_heads()}"]
-    for name in (name for name in results if "large_with" in results[name]):
-        lines.append(f"{_TITLES[name]:<56}{_cells(results[name]['large_with'], 0)}")
-        lines.append(f"{'    after they have ended':<56}{_cells(results[name]['large_after'], 0)}")
+    lines.append(f"{'milliseconds from start() to the end on disk':<48}{_heads()}")
+    for name in (name for name in results if name in _TITLES):
+        title, result = f"{_TITLES[name]} (n {results[name]['n']['median']:.0f})", results[name]
+        lines += [f"{title + ', ' + which:<48}{_cells(result[which])}" for which in _QUANTILES]
+    lines += ["", f"{'items/s of the large run':<48}{_heads()}"]
+    lines.append(f"{'alone':<48}{_cells(results[_LARGE]['large_rate'], 0)}")
+    for name in (name for name in _TITLES if "large_rate" in results[name]):
+        lines.append(f"{_TITLES[name]:<48}{_cells(results[name]['large_rate'], 0)}")
     lines += ["", f"{report['seconds']:.0f} s in all"]
     if report["cpu_seconds_stolen"] is not None:
         lines.append(f"{report['cpu_seconds_stolen']:.0f} CPU s stolen by the machine's host")
@@ -85,47 +88,51 @@ def _summaries(samples: Sequence[dict[str, float]]) -> dict[str, dict[str, float
     }
 
 
+def measure_large(items: int, directory: Path) -> dict[str, float]:
+    """Measure the large run in a runtime that has nothing else to do."""
+
+    async def program(runtime: Runtime) -> dict[str, float]:
+        began = perf_counter()
+        large = await runtime.start(_pipeline("large"), lambda: range(items))
+        await large.wait()
+        return {"large_rate": items / (perf_counter() - began)}
+
+    return _measure(program, items, directory)
+
+
 def measure_alone(
     at_once: int, _items: int, directory: Path, runs: int = _RUNS
 ) -> dict[str, float]:
     """Measure small runs in a runtime that has nothing else to do."""
 
     async def program(runtime: Runtime) -> dict[str, float]:
-        return _told(await _waits(runtime, runs, at_once))
+        return _told(await _waits(runtime, runs, at_once, lambda: True))
 
-    return _measure(program, 0, runs, directory)
+    return _measure(program, 0, directory)
 
 
 def measure_beside(
     at_once: int, items: int, directory: Path, runs: int = _RUNS
 ) -> dict[str, float]:
-    """Measure small runs beside one of *items*, which is at work all the time."""
+    """Measure small runs beside one of *items*: as many as have ended before it has."""
 
     async def program(runtime: Runtime) -> dict[str, float]:
-        large = await runtime.start(_pipeline("large", range(items)))
+        large = await runtime.start(_pipeline("large"), lambda: range(items))
         while not _done(large):  # noqa: ASYNC110  # nobody announces what is committed
             await trio.sleep(0.01)
         began, before = perf_counter(), _done(large)
-        waits = await _waits(runtime, runs, at_once)
-        ended, after = perf_counter(), _done(large)
-        if after == items:
-            raise BenchmarkError(f"the large run ended first: {items} items are too few")
+        waits = await _waits(runtime, runs, at_once, lambda: _done(large) < items)
+        rate = (_done(large) - before) / (perf_counter() - began)
+        if len(waits) < min(runs, _FEWEST):
+            raise BenchmarkError(f"the large run ended too soon: {items} items are too few")
         await large.wait()
-        with_them, without = ended - began, perf_counter() - ended
-        rates = {
-            "large_with": (after - before) / with_them,
-            "large_after": (items - after) / without,
-        }
-        return {**_told(waits), **rates}
+        return {**_told(waits), "large_rate": rate}
 
-    return _measure(program, items, runs, directory)
+    return _measure(program, items, directory)
 
 
 def _measure(
-    program: Callable[[Runtime], Awaitable[dict[str, float]]],
-    items: int,
-    runs: int,
-    directory: Path,
+    program: Callable[[Runtime], Awaitable[dict[str, float]]], items: int, directory: Path
 ) -> dict[str, float]:
     path = directory / _FILE
 
@@ -134,24 +141,31 @@ def _measure(
             return await program(runtime)
 
     told = trio.run(main)
-    expected = (items + runs * _SMALL) * len(STAGES)
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
-        (stored,) = connection.execute(_STORED).fetchone()
-    if stored != expected:
-        raise BenchmarkError(f"{stored} of {expected} outcomes are stored")
+        small, stored = connection.execute(_STORED).fetchone()
+    expected = (items + small * _SMALL) * len(STAGES)
+    if stored != expected or small < told.get("n", 0):
+        raise BenchmarkError(f"{stored} of {expected} outcomes are stored, {small} small runs")
     return told
 
 
-async def _waits(runtime: Runtime, runs: int, at_once: int) -> list[float]:
-    """Start the small runs, *at_once* at any time; return how many seconds each took."""
-    pipeline, waits = _pipeline("small", range(_SMALL)), list[float]()
+async def _waits(
+    runtime: Runtime, runs: int, at_once: int, goes_on: Callable[[], bool]
+) -> list[float]:
+    """Start small runs, *at_once* at any time; return how many seconds each took.
+
+    What has ended when nothing *goes_on* beside it any more does not count.
+    """
+    pipeline, waits = _pipeline("small"), list[float]()
 
     async def one_after_the_other(number: int) -> None:
         for _ in range(number):
             began = perf_counter()
-            result = await (await runtime.start(pipeline)).wait()
-            waits.append(perf_counter() - began)
+            result = await (await runtime.start(pipeline, range(_SMALL))).wait()
             result.raise_for_status()
+            if not goes_on():
+                return
+            waits.append(perf_counter() - began)
 
     async with trio.open_nursery() as nursery:
         for _ in range(at_once):
@@ -159,10 +173,10 @@ async def _waits(runtime: Runtime, runs: int, at_once: int) -> list[float]:
     return waits
 
 
-def _pipeline(name: str, items: range) -> Pipeline:
+def _pipeline(name: str) -> Pipeline:
     declare = stage(workers=WORKERS, deadline=DEADLINE)
     stages = [declare(function) for function in STAGES]
-    return Pipeline(name, stages, deadline=RUN_DEADLINE, source=lambda: items)
+    return Pipeline(name, stages, deadline=RUN_DEADLINE)
 
 
 def _done(large: Run) -> int:
@@ -170,17 +184,21 @@ def _done(large: Run) -> int:
 
 
 def _told(waits: Sequence[float]) -> dict[str, float]:
-    return {which: 1000 * quantile(waits, share) for which, share in _QUANTILES.items()}
+    quantiles = {which: 1000 * quantile(waits, share) for which, share in _QUANTILES.items()}
+    return {"n": len(waits), **quantiles}
 
 
 _KINDS = {"alone": measure_alone, "beside": measure_beside}
 _TITLES = {
-    f"fairness-{kind}-{at_once}": f"{_RUNS} small runs {kind}, {at_once} at a time"
+    f"fairness-{kind}-{at_once}": f"small runs {kind}, {at_once} at a time"
     for at_once in _AT_ONCE
     for kind in _KINDS
 }
-MEASURES = {
-    f"fairness-{kind}-{at_once}": partial(measure, at_once)
-    for at_once in _AT_ONCE
-    for kind, measure in _KINDS.items()
+MEASURES: dict[str, Callable[[int, Path], dict[str, float]]] = {
+    _LARGE: measure_large,
+    **{
+        f"fairness-{kind}-{at_once}": partial(measure, at_once)
+        for at_once in _AT_ONCE
+        for kind, measure in _KINDS.items()
+    },
 }

@@ -29,11 +29,13 @@ def measure_apart(name: str, items: int, directory: Path | None) -> dict[str, fl
     return run_apart("benchmarks", ["measure", name, "--items", str(items)], directory)
 
 
-def run_apart(module: str, arguments: Sequence[str], directory: Path | None) -> dict[str, float]:
+def run_apart(
+    module: str, arguments: Sequence[str], directory: Path | None, longest: float = LONGEST
+) -> dict[str, float]:
     """Run `python -m MODULE ARGUMENTS` with a `--directory` of its own; return what it printed.
 
     Raises:
-        BenchmarkError: it failed, took more than `LONGEST` seconds, or checked itself and found
+        BenchmarkError: it failed, took more than *longest* seconds, or checked itself and found
             that it had not done its work.
     """
     what = " ".join([module, *arguments])
@@ -41,10 +43,10 @@ def run_apart(module: str, arguments: Sequence[str], directory: Path | None) -> 
         command = [sys.executable, "-m", module, *arguments, "--directory", scratch]
         try:
             child = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=False
+                command, cwd=ROOT, capture_output=True, text=True, timeout=longest, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise BenchmarkError(f"{what} did not end within {LONGEST} s") from error
+            raise BenchmarkError(f"{what} did not end within {longest:g} s") from error
     if child.returncode != 0:
         raise BenchmarkError(f"{what} gave no figure: {child.stderr.strip()[-_TOLD:]}")
     sample: dict[str, float] = json.loads(child.stdout)

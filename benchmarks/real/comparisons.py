@@ -35,8 +35,8 @@ class Comparison:
         """Return the ratio of these two times, and whether it is what was wanted."""
         if self.least_rate is not None:
             rate = second / first
-            return {"ratio": rate, "of": "items/s", "least": self.least_rate,
-                    "met": rate >= self.least_rate}  # fmt: skip
+            met = rate >= self.least_rate
+            return {"ratio": rate, "of": "items/s", "least": self.least_rate, "met": met}
         ratio = first / second
         met = self.most_seconds is None or ratio <= self.most_seconds
         return {"ratio": ratio, "of": "seconds", "most": self.most_seconds, "met": met}

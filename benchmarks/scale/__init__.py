@@ -7,12 +7,15 @@ from time import perf_counter
 from typing import Any
 
 from benchmarks import environment
-from benchmarks.process import run_apart
+from benchmarks.process import BenchmarkError, run_apart
 from benchmarks.scale.series import SERIES, Series
 
 __all__ = ["SERIES", "run", "table"]
 
-_Samples = dict[tuple[str, int], list[dict[str, float]]]
+_LONGEST = 600.0
+"""Seconds for a figure. A size that takes longer is told to be beyond measure."""
+_Sample = dict[str, float] | BenchmarkError
+_Samples = dict[tuple[str, int], list[_Sample]]
 
 
 def run(
@@ -27,9 +30,11 @@ def run(
     }
     for _ in range(repeats):
         for (name, size), taken in samples.items():
-            sizes = ["--size", str(size), "--items", str(chosen[name].items(size))]
-            taken.append(run_apart("benchmarks.scale", [name, *sizes], directory))
-    results = {name: _summaries(name, samples) for name in chosen}
+            taken.append(_measured(name, size, directory))
+    results = {
+        name: [_figure(size, taken) for (series, size), taken in samples.items() if series == name]
+        for name in chosen
+    }
     return {
         "benchmark": "scale",
         "command": _command(names, largest, repeats),
@@ -58,12 +63,21 @@ def _command(names: Sequence[str], largest: int, repeats: int) -> str:
     return f"python -m benchmarks scale --largest {largest} --repeats {repeats}{only}"
 
 
-def _summaries(name: str, samples: _Samples) -> list[dict[str, Any]]:
-    return [
-        {"size": size, **{key: _summary([each[key] for each in taken]) for key in taken[0]}}
-        for (series, size), taken in samples.items()
-        if series == name
-    ]
+def _measured(name: str, size: int, directory: Path | None) -> _Sample:
+    """Measure once. What cannot be measured is told, and is no reason to lose the others."""
+    sizes = ["--size", str(size), "--items", str(SERIES[name].items(size))]
+    try:
+        return run_apart("benchmarks.scale", [name, *sizes], directory, _LONGEST)
+    except BenchmarkError as error:
+        return error
+
+
+def _figure(size: int, taken: Sequence[_Sample]) -> dict[str, Any]:
+    for sample in taken:
+        if isinstance(sample, BenchmarkError):
+            return {"size": size, "not_measured": str(sample).splitlines()[-1]}
+    figures = [sample for sample in taken if isinstance(sample, dict)]
+    return {"size": size, **{key: _summary([each[key] for each in figures]) for key in figures[0]}}
 
 
 def _summary(values: list[float]) -> dict[str, float]:
@@ -72,9 +86,10 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 def _goals(series: Series, figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Judge the medians; only the largest size of all has a goal."""
-    if figures[-1]["size"] != series.sizes[-1]:
+    ends = figures[0], figures[-1]
+    if ends[1]["size"] != series.sizes[-1] or any("not_measured" in end for end in ends):
         return []
-    first, last = (figures[number]["peak_mb"]["median"] for number in (0, -1))
+    first, last = (end["peak_mb"]["median"] for end in ends)
     size = f"{series.sizes[-1]:,} {series.title}"
     judged = [
         (f"{size}: peak, MB", last, series.most_mb),
@@ -103,6 +118,9 @@ def _block(series: Series, figures: list[dict[str, Any]]) -> list[str]:
     heads = "".join(f"{head:>{width}}" for head, width in widths.items())
     lines = [f"{series.title:<34}{heads}{'steps/s, min-max':>22}"]
     for figure in figures:
+        if "not_measured" in figure:
+            lines.append(f"{figure['size']:>34,} not measured: {figure['not_measured']}")
+            continue
         cells = "".join(
             f"{figure[key]['median']:>{widths[head]},.{digits}f}"
             for head, (key, digits) in columns.items()

@@ -52,7 +52,7 @@ def _bounded(size: int) -> int:
     return max(100, min(_ITEMS, _STORED // size))
 
 
-_ASLEEP = ("asleep_after", "start_cpu_seconds", "quiet_cpu_percent")
+_ASLEEP = ("asleep_after", "start_cpu", "quiet_cpu_percent")
 _POWERS = tuple(10**power for power in range(7))
 
 SERIES = {

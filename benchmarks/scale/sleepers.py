@@ -6,70 +6,82 @@ from time import perf_counter, process_time
 import trio
 from attrs import define, field
 
+from benchmarks.baselines import RUN_DEADLINE
 from benchmarks.process import BenchmarkError
 from benchmarks.scale.metering import metered
 from benchmarks.scale.stored import check_stored
 from benchmarks.scale.work import started, succeeded
-from stagerun import Pipeline, Run, Runtime, stage
+from stagerun import Pipeline, Runtime, stage
 
-__all__ = ["measure_sleeping_items", "measure_sleeping_runs"]
+__all__ = ["measure_sleepers", "measure_sleeping_items", "measure_sleeping_runs"]
 
-_LEAST = 5.0
-"""Seconds that each sleeps at least."""
-_STARTS = 400
-"""Runs that are surely started in a second: one that sleeps waits for all to be asleep."""
+_QUIET = 5.0
+"""Seconds for which all are left asleep."""
+_FILLED_WITHIN = 900.0
 
 
 def measure_sleeping_items(size: int, _items: int, directory: Path) -> dict[str, float]:
     """Measure one run with *size* items that sleep, each in a worker of its own."""
-    return _measure(1, size, _LEAST, directory)
+    return measure_sleepers(1, size, directory)
 
 
 def measure_sleeping_runs(size: int, _items: int, directory: Path) -> dict[str, float]:
     """Measure *size* runs of one runtime, with one item each that sleeps."""
-    return _measure(size, 1, _LEAST + size / _STARTS, directory)
+    return measure_sleepers(size, 1, directory)
 
 
-def _measure(runs: int, items: int, seconds: float, directory: Path) -> dict[str, float]:
-    dormitory = _Dormitory(runs * items)
+def measure_sleepers(
+    runs: int, items: int, directory: Path, quiet: float = _QUIET
+) -> dict[str, float]:
+    """Measure as many runs with as many items, of which all sleep for *quiet* seconds at least."""
+    number = runs * items
+    # Long enough that hardly anybody wakes before the last one has fallen asleep.
+    dormitory = _Dormitory(number, nap=2 * quiet + number / 500)
 
     async def sleep(item: int) -> int:
-        await dormitory.sleep(seconds)
+        await dormitory.sleep()
         return item
 
-    stages = [stage(workers=items, deadline=10 * seconds)(sleep)]
-    pipeline = Pipeline("sleepers", stages, source=lambda: range(items))
+    stages = [stage(workers=items, deadline=RUN_DEADLINE)(sleep)]
+    pipeline = Pipeline("sleepers", stages, deadline=RUN_DEADLINE)
 
     async def program(runtime: Runtime) -> dict[str, float]:
         began, used = perf_counter(), process_time()
-        runs_begun = await started(runtime, pipeline, runs)
-        with trio.move_on_after(seconds):
-            await dormitory.full.wait()
-        fell_asleep = perf_counter() - began
-        busy = process_time() - used
-        quiet = await _processor_share(seconds / 4)
-        await _awake(runs_begun, dormitory)
-        return {"asleep_after": fell_asleep, "start_cpu_seconds": busy, "quiet_cpu_percent": quiet}
+        sleeping = await started(runtime, pipeline, range(items), runs)
+        await dormitory.filled()
+        told = {"asleep_after": perf_counter() - began, "start_cpu": process_time() - used}
+        told["quiet_cpu_percent"] = await _processor_share(quiet)
+        dormitory.morning = True
+        await succeeded(sleeping)
+        return told
 
-    figures = metered(program, runs * items, runs * items, directory)
-    check_stored(directory, runs, runs * items)
+    figures = metered(program, number, number, directory)
+    check_stored(directory, runs, number)
     return figures
 
 
 @define
 class _Dormitory:
-    """Counts who sleeps: the figure is about all of them at once."""
+    """Where nobody leaves before all have been asleep at once: the figure is about that."""
 
     beds: int
-    asleep: int = 0
-    full: trio.Event = field(factory=trio.Event)
+    nap: float
+    morning: bool = False
+    _asleep: int = 0
+    _full: trio.Event = field(factory=trio.Event)
 
-    async def sleep(self, seconds: float) -> None:
-        self.asleep += 1
-        if self.asleep == self.beds:
-            self.full.set()
-        await trio.sleep(seconds)
-        self.asleep -= 1
+    async def sleep(self) -> None:
+        self._asleep += 1
+        if self._asleep == self.beds:
+            self._full.set()
+        while not self.morning:  # noqa: ASYNC110  # sleeping is what is measured
+            await trio.sleep(self.nap)
+
+    async def filled(self) -> None:
+        with trio.move_on_after(_FILLED_WITHIN) as scope:
+            await self._full.wait()
+        if scope.cancelled_caught:
+            raise BenchmarkError(f"{self._asleep} of {self.beds} are asleep")
 
 
 async def _processor_share(seconds: float) -> float:
@@ -77,9 +89,3 @@ async def _processor_share(seconds: float) -> float:
     began, used = perf_counter(), process_time()
     await trio.sleep(seconds)
     return 100 * (process_time() - used) / (perf_counter() - began)
-
-
-async def _awake(runs: list[Run], dormitory: _Dormitory) -> None:
-    if not dormitory.full.is_set():
-        raise BenchmarkError(f"never were all {dormitory.beds} asleep at once")
-    await succeeded(runs)

@@ -33,7 +33,7 @@ def measure_items(size: int, _items: int, directory: Path) -> dict[str, float]:
     async def pass_on(item: int) -> int:
         return item
 
-    return _measure_one(_pipeline(pass_on, size), size, directory)
+    return _measure_one(_pipeline(pass_on), size, directory)
 
 
 def measure_workers(size: int, items: int, directory: Path) -> dict[str, float]:
@@ -43,7 +43,7 @@ def measure_workers(size: int, items: int, directory: Path) -> dict[str, float]:
         await trio.lowlevel.checkpoint()
         return item
 
-    return _measure_one(_pipeline(let_others_run, items, workers=size), items, directory)
+    return _measure_one(_pipeline(let_others_run, workers=size), items, directory)
 
 
 def measure_results(size: int, items: int, directory: Path) -> dict[str, float]:
@@ -52,7 +52,7 @@ def measure_results(size: int, items: int, directory: Path) -> dict[str, float]:
     async def make(_item: Any) -> bytes:
         return bytes(size)
 
-    pipeline = _pipeline(make, items, result_limit=2 * size + 100)
+    pipeline = _pipeline(make, result_limit=2 * size + 100)
     return _measure_one(pipeline, items, directory, size)
 
 
@@ -65,11 +65,11 @@ def measure_runs(size: int, items: int, directory: Path) -> dict[str, float]:
         return item
 
     each = items // size
-    pipeline = _pipeline(pass_gate, each, deadline=RUN_DEADLINE)  # the gate is no item's fault
+    pipeline = _pipeline(pass_gate, deadline=RUN_DEADLINE)  # the gate may stay closed for long
 
     async def program(runtime: Runtime) -> dict[str, float]:
         began = perf_counter()
-        runs = await started(runtime, pipeline, size)
+        runs = await started(runtime, pipeline, range(each), size)
         opened = perf_counter()
         gate.set()
         await succeeded(runs)
@@ -81,13 +81,13 @@ def measure_runs(size: int, items: int, directory: Path) -> dict[str, float]:
     return figures
 
 
-async def started(runtime: Runtime, pipeline: Pipeline, number: int) -> list[Run]:
-    """Start *number* runs, by many tasks at once as a service does."""
+async def started(runtime: Runtime, pipeline: Pipeline, items: range, number: int) -> list[Run]:
+    """Start *number* runs of these items, by many tasks at once as a service does."""
     runs: list[Run] = []
 
     async def start_some(some: int) -> None:
         for _ in range(some):
-            runs.append(await runtime.start(pipeline))  # noqa: PERF401  # they share the list
+            runs.append(await runtime.start(pipeline, items))  # noqa: PERF401  # one list
 
     async with trio.open_nursery() as nursery:
         for starter in range(_STARTERS):
@@ -102,20 +102,19 @@ async def succeeded(runs: list[Run]) -> None:
             raise BenchmarkError(f"a run did not succeed: {result}")
 
 
-def _pipeline(
-    function: Callable[[Any], Awaitable[Any]], items: int, workers: int = WORKERS, **options: Any
-) -> Pipeline:
-    options = {"workers": workers, "deadline": DEADLINE, **options}
+def _pipeline(function: Callable[[Any], Awaitable[Any]], **options: Any) -> Pipeline:
+    options = {"workers": WORKERS, "deadline": DEADLINE, **options}
     declare = [stage(name=name, **options) for name in _NAMES]
     stages = [each(function) for each in declare]
-    return Pipeline("scale", stages, deadline=RUN_DEADLINE, source=lambda: range(items))
+    return Pipeline("scale", stages, deadline=RUN_DEADLINE)
 
 
 def _measure_one(
     pipeline: Pipeline, items: int, directory: Path, result_size: int = 1
 ) -> dict[str, float]:
     async def program(runtime: Runtime) -> dict[str, float]:
-        await succeeded([await runtime.start(pipeline)])
+        # From a function: the items are not stored, only what becomes of them.
+        await succeeded([await runtime.start(pipeline, lambda: range(items))])
         return {}
 
     steps = items * len(_NAMES)
