@@ -172,3 +172,28 @@ def test_nothing_is_lost_between_a_thread_that_posts_and_one_that_takes() -> Non
         take(inbox, runs)
     assert [run.taken for run in runs] == [run.posted for run in runs]
     assert not any(run.ledger.outcomes for run in runs)
+
+
+def test_a_small_run_need_not_wait_for_a_large_one_until_twice_as_much_waits() -> None:
+    inbox, large, small = new_inbox(), new_run(1), new_run(2)
+    for _ in range(inboxes._POSTS):
+        post_outcome(inbox, large)
+    assert inbox.full_for(large.ledger)
+    for _ in range(inboxes._FEW):
+        assert not inbox.full_for(small.ledger)
+        post_outcome(inbox, small)
+    assert inbox.full_for(small.ledger)
+    for _ in range(inboxes._POSTS):
+        post_outcome(inbox, large)
+    assert inbox.full_for(new_run(3).ledger)
+
+
+def test_those_with_little_to_say_are_taken_first() -> None:
+    inbox, large, small = new_inbox(), new_run(1), new_run(2)
+    for _ in range(10):
+        post_outcome(inbox, large)
+    post_outcome(inbox, small)
+    with bounded(5):
+        take(inbox, [large, small])
+    assert small.taken == 1
+    assert large.taken == 4

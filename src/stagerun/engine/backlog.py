@@ -70,7 +70,7 @@ async def feed_waiting(hub: Hub, actor: StageActor, *, below: int) -> None:
             actor.put_stored(number, encoded, superseded=superseded)
             if actor.mailbox.full:
                 await actor.mailbox.room()
-        await hub.recorder.room()
+        await hub.recorder.room(hub.ledger)
 
 
 def backlogs_of(hub: Hub, actors: Sequence[StageActor], source: str) -> dict[int, Backlog]:

@@ -227,13 +227,12 @@ class Desk:
         """Hear that others have blocked the event loop for so long; it shall not be cut for that.
 
         The scope may not fire by itself now: when the deadline falls due, the actor decides. Nor
-        could it show a sign of life meanwhile.
+        could it show a sign of life meanwhile. The actor is not woken: nothing is due sooner.
         """
         self.beat_at += seconds
         if self.busy and self.cut_at is None and self.deadline != math.inf:
             self.owed += seconds
             self.bound = self.scope.deadline = max(self.bound, self.deadline) + self.owed
-            self.actor.nudge()
 
     def forgive(self, now: float) -> bool:
         """Move a deadline that passed only because others blocked the event loop.

@@ -22,11 +22,13 @@ from stagerun.store.transaction import Unit
 
 __all__ = ["Draft", "Inbox", "Ticket"]
 
-_POSTS = 5_000
+_POSTS = 2_500
 """Outcomes and messages that may wait for their commit; then the stages wait."""
+_FEW = 100
+"""So many of a run's own need not wait for those of others, until twice as many wait in all."""
 _BYTES = 16 * 2**20
 """The same in bytes of results."""
-_BATCH = 4_000
+_BATCH = 2_000
 """Of one transaction at most, so that no commit keeps the next one waiting for long."""
 
 
@@ -117,6 +119,13 @@ class Inbox:
         self._bytes -= draft.size
         self._weigh()
 
+    def full_for(self, ledger: Ledger) -> bool:
+        """Whether *ledger*'s run has to wait for a commit: a small one not for a large one's."""
+        if not self.full:
+            return False
+        crowded = self.waiting >= 2 * _POSTS or self._bytes >= _BYTES
+        return crowded or ledger.waiting >= _FEW
+
     def _weigh(self) -> None:
         self.full = self.waiting >= _POSTS or self._bytes >= _BYTES
 
@@ -134,7 +143,8 @@ class Inbox:
         there = {ledger: ledger.concluded for ledger in self._ready}
         # Again, for what was posted before those outcomes has to come before them.
         if self._take_messages(draft):
-            for ledger, until in there.items():
+            # Those with little to say first: a small run does not wait behind a large one.
+            for ledger, until in sorted(there.items(), key=_yet_to_take):
                 taken, room = ledger.taken_outcomes, _BATCH - draft.posts
                 if until > taken and room > 0:
                     draft.take_outcomes(ledger, min(until, taken + room))
@@ -163,3 +173,8 @@ class Inbox:
             elif what is not Post.NUDGE:
                 draft.tickets[ledger].append(what)
         return count == there
+
+
+def _yet_to_take(entry: tuple[Ledger, int]) -> int:
+    ledger, until = entry
+    return until - ledger.taken_outcomes

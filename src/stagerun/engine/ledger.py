@@ -163,6 +163,11 @@ class Ledger:
         self._last = self.counts()
         self.published = self.snapshot()
 
+    @property
+    def waiting(self) -> int:
+        """How much of what was posted is not durable yet. The engine's thread."""
+        return self.posted + self.concluded - self.published.taken
+
     def accept_stored(self, count: int) -> None:
         """Begin with items that were stored before the run began."""
         self.accepted[0] = count

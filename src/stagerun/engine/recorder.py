@@ -98,9 +98,9 @@ class Recorder:
         """Whether nothing waits for a commit just now."""
         return self.inbox.empty and not self._composed
 
-    async def room(self) -> None:
+    async def room(self, ledger: Ledger) -> None:
         """Wait until less is waiting than may wait."""
-        while self.inbox.full and self._broken is None:
+        while self.inbox.full_for(ledger) and self._broken is None:
             await self._lot.park()
 
     async def flush(self, ledger: Ledger) -> bool:
@@ -175,8 +175,7 @@ class Recorder:
         if self._condition.trouble is not None:
             self._condition.note(self._env.now_us(), notice=self._condition.notice)
             RunLog(now=self._env.now_us).warning("the database takes commits again")
-        if not self.inbox.full:
-            self._lot.unpark_all()
+        self._lot.unpark_all()  # also while it is full: this run may have little waiting
 
     def troubled(self, problem: str) -> None:
         """See ``Composer.troubled``."""

@@ -218,7 +218,9 @@ class Settling:
     def must_wait(self) -> bool:
         """Whether there is no room behind the stage."""
         follower = self.follower
-        return self._inbox.full or (follower is not None and follower.mailbox.full)
+        if self._inbox.full and self._inbox.full_for(self.hub.ledger):
+            return True
+        return follower is not None and follower.mailbox.full
 
     async def flow(self) -> None:
         """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
@@ -233,7 +235,7 @@ class Settling:
         self.press()
         if self.follower is not None:
             await self.follower.mailbox.room()
-        await self.hub.recorder.room()
+        await self.hub.recorder.room(self.hub.ledger)
         await trio.lowlevel.checkpoint()
 
     def pass_nothing_on(self, item: Item, outcome: Outcome) -> None:

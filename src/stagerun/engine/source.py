@@ -309,7 +309,7 @@ class SourceActor:
                     self._give(Item(self._number, value))
                 if self._first.mailbox.full:
                     await self._first.mailbox.room()
-        await hub.recorder.room()
+        await hub.recorder.room(hub.ledger)
         await trio.lowlevel.checkpoint()
         self._watch()
 
