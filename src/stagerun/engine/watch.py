@@ -16,6 +16,7 @@ from attrs import frozen
 
 from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
+from stagerun.engine.giving_way import GivingWay
 from stagerun.engine.health import Lateness
 from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
@@ -85,6 +86,7 @@ class Watch(trio.abc.Instrument):
         self._thread = threading.get_ident()
         self._clock = env.monotonic  # found faster: it is asked with every wait of the loop
         now = env.monotonic()
+        self._gives_way = GivingWay(env)
         self._epoch = trio.current_time() - now
         # Written by: the event loop's thread.
         self._busy_since = now  # 0.0 while it waits for input and output
@@ -105,6 +107,7 @@ class Watch(trio.abc.Instrument):
         """Watch from now on. In virtual time nothing can be late, and nothing is watched."""
         if self._env.threads:
             trio.lowlevel.add_instrument(self)
+            trio.lowlevel.add_instrument(self._gives_way)
             self._recorder.lateness = self.lateness
             self._recorder.blocked = self.blocker
             self._recorder.long_attempt = self.settled
@@ -112,8 +115,9 @@ class Watch(trio.abc.Instrument):
     def end(self) -> None:
         """Watch no more."""
         if self._env.threads:
-            with suppress(KeyError):  # trio has done so itself: a defect, which it has logged
-                trio.lowlevel.remove_instrument(self)
+            for instrument in (self, self._gives_way):
+                with suppress(KeyError):  # trio has done so itself: a defect, which it has logged
+                    trio.lowlevel.remove_instrument(instrument)
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Hear that the loop has nothing more to do just now."""

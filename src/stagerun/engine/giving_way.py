@@ -1,0 +1,43 @@
+"""A busy event loop gives way to the store's thread, as any other busy thread would.
+
+CPython asks a thread for its lock when another one has waited for it for 5 ms in which
+nobody has let go of it. trio lets go of it in each round, for the microseconds of a look at its
+sockets: too short for anybody to take it, and whoever waits begins to wait anew. So a loop whose
+rounds are shorter than 5 ms keeps the lock for itself for as long as it has something to do, and
+nothing of it gets to the disk. (CPython 3.11, Python/ceval_gil.h, take_gil; the same up to 3.14.)
+"""
+
+import time
+
+import trio
+
+from stagerun.engine.env import Env
+
+__all__ = ["GivingWay"]
+
+_TURN = 0.005
+"""Seconds for which the loop may be busy without a pause: CPython's own measure."""
+_PAUSE = 0.0001
+"""Seconds of a pause: long enough for a thread to wake up and take the lock."""
+
+
+class GivingWay(trio.abc.Instrument):
+    """Pauses a loop that has had no pause of its own for a turn. For its own thread."""
+
+    def __init__(self, env: Env) -> None:
+        self._clock = env.monotonic
+        self._paused_at = env.monotonic()
+        self._waits_since = 0.0
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
+        """Hear that the loop looks at its sockets now, and may wait."""
+        now = self._waits_since = self._clock()
+        if now - self._paused_at > _TURN:
+            time.sleep(_PAUSE)
+            self._paused_at = self._clock()
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - as above
+        """Hear that it goes on: if it has waited indeed, that was a pause."""
+        now = self._clock()
+        if now - self._waits_since > _PAUSE:
+            self._paused_at = now
