@@ -26,7 +26,7 @@ ORDER: Mapping[str, tuple[list[str], list[str]]] = {
     "scale": (["--repeats", "1"], ["--repeats", "1", "--largest", "1000"]),
     "memory": ([], ["--items", "2000"]),
     "fairness": (["--repeats", "1"], ["--repeats", "1", "--items", "20000"]),
-    "latency": (["--repeats", "6"], ["--repeats", "2", "--only", "opening", "visible"]),
+    "latency": (["--repeats", "4"], ["--repeats", "2", "--only", "opening", "visible"]),
     "asking": ([], ["--runs", "2"]),
     "responsive": ([], ["--items", "20", "--seconds", "1"]),
     "streams": ([], ["--clients", "20", "--seconds", "2"]),

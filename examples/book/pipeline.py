@@ -77,7 +77,8 @@ async def read(file: str, ctx: Context) -> AsyncGenerator[Outline]:
         yield book
 
 
-@stage(deadline=900, retry=ASKING, resource=open_models)
+# Answers cost money and minutes: with `commit_first` one is on disk before the next is asked for.
+@stage(deadline=900, retry=ASKING, resource=open_models, commit_first=True)
 async def outline(book: Outline, ctx: Context) -> Planned:
     """Add to the outline what the writing needs to know; decide where the book will stand."""
     ctx.report("outline", book.title)
@@ -86,7 +87,7 @@ async def outline(book: Outline, ctx: Context) -> Planned:
     return Planned(place(wishes(ctx.params).out, f"{ctx.run[:8]}-{ctx.item:02}", book.title), whole)
 
 
-@stage(deadline=900, retry=ASKING, resource=open_models)
+@stage(deadline=900, retry=ASKING, resource=open_models, commit_first=True)
 async def plan(planned: Planned, ctx: Context) -> Planned:
     """Plan what happens in each chapter."""
     book = planned.book

@@ -32,6 +32,24 @@ async def test_in_flight_items_are_cancelled_and_never_begun_ones_go_on_waiting(
         result.raise_for_status()
 
 
+async def test_nothing_is_begun_once_the_run_was_asked_to_stop(bench: Bench) -> None:
+    begun, asked = [], trio.Event()
+
+    @stage(workers=4)
+    async def each(number):
+        begun.append(number)
+        if number < 4:
+            await asked.wait()
+        else:
+            asked.set()
+            await run.cancel()  # the others return before the run hears of it
+
+    run = await bench.runtime.start(Pipeline("each", [each]), list(range(1, 11)))
+    result = await run.wait()
+    assert bench.outcomes(result) == {1: "ok", 2: "ok", 3: "ok", 4: "cancelled"}
+    assert sorted(begun) == [1, 2, 3, 4]
+
+
 async def test_a_stage_with_the_token_gets_its_grace(bench: Bench) -> None:
     @stage(workers=2)
     async def careful(number, ctx):

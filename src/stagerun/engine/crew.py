@@ -118,6 +118,11 @@ class Crew:
 
     # -- stopping -------------------------------------------------------------------------------
 
+    def begin_no_more(self) -> None:
+        """Have no stage take another item, from this moment on."""
+        for actor in self.stages:
+            actor.mailbox.shut = True
+
     async def halt(self, asked_at: float, *, at_once: bool) -> None:
         """Stop the stages: by the token, then by their scopes, then by leaving them behind."""
         grace = self._hub.pipeline.grace

@@ -234,6 +234,8 @@ class RunActor:
         self._asked, self._asked_at = ending, trio.current_time()
         self._stopped.set()
         self.hub.stop = _STOPS[ending.status]
+        if self.crew is not None:
+            self.crew.begin_no_more()
         self.hub.log.info("run is asked to stop (%s): %s", ending.cause.value, ending.message)
         ledger = self.hub.ledger
         if not ledger.queued:
