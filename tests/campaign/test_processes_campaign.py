@@ -91,8 +91,11 @@ def test_a_watcher_that_believes_every_clock_is_found(tmp_path: Path) -> None:
     library = clock_shim.build(tmp_path)
     assert library is not None
     played = Rounds("clocks", 1, tmp_path, plant="impatient", more=("--seconds", "4"))
-    played.play([0], clock_shim.environment(library, Clock(tmp_path / "clock")))
-    assert any("run_deadline" in each or "and lived" in each for each in played.violations)
+    for number in range(4):  # on a busy machine little happens in a round
+        played.play([number], clock_shim.environment(library, Clock(tmp_path / "clock")))
+        if any("run_deadline" in each or "and lived" in each for each in played.violations):
+            return
+    pytest.fail(f"it was not found: {played.violations}")
 
 
 def test_a_crowd_s_history_tells_core_time_from_locked_and_stopped_time(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ async def test_a_network_that_is_lost_and_comes_back_hangs_the_one_and_not_the_o
     stages = [pages.with_options(workers=1, deadline=20), *impatient(20).stages[1:]]
     one_by_one = impatient(20).with_options(stages=stages)
     async with (
-        running_service(**TWELVE, page_delay=0.2) as address,
+        running_service(**TWELVE, page_delay=0.5) as address,
         running_network(address) as network,
         open_runtime(tmp_path / "runs.db") as runtime,
         before(tmp_path, network.address, runs=1, every=0, watch=60) as incident,

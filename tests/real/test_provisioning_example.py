@@ -323,7 +323,7 @@ def test_the_service_answers_ends_the_job_and_says_why_when_a_model_hangs(tmp_pa
         job = there.start(address)
         wait_for(lambda: open_requests(model))
         assert there.get("/api/provision/history", timeout=1.5)["jobs"][0]["status"] == "running"
-        assert there.status(job, timeout=1.5)["current_phase"] == "understand"
+        wait_for(lambda: there.status(job, timeout=1.5)["current_phase"] == "understand")
         status = there.end(job)
         assert status["status"] == "failed"
         by_agent = [agent["status"] for agent in status["agents"]]
