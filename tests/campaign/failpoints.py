@@ -90,7 +90,7 @@ FAILPOINTS: Final[Mapping[str, Failpoint]] = {
         "item-tried-again": ("engine.settling", "Settling._try_again"),
         "outcome-posted": ("engine.register", "Register.outcome"),
         "failure-posted": ("engine.register", "Register.failure"),
-        "result-passed-on": ("engine.settling", "Settling.pass_on"),
+        "result-passed-on": ("engine.desk", "Item.hand_on"),
         "child-emitted": ("engine.emission", "Emitter.emit"),
         "key-admitted": ("engine.keys", "Keys.admit"),
         "member-enlisted": ("engine.kinds", "CollectActor._enlist"),

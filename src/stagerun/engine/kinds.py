@@ -33,20 +33,19 @@ def actor_for(stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> 
 class EachActor(StageActor):
     """One item in, one result out."""
 
+    __slots__ = ("_keys",)
+
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub, run_nursery)
         self._keys = Keys(self, stage.key) if stage.key is not None else None
         # With keys each item goes through next_items().
         self.more_items = self.mailbox.next if self._keys is None else lambda: None
-        self._direct = stage.function if stage.mode == "async" and not stage.wants_ctx else None
+        if stage.kind is Kind.EACH and stage.mode == "async" and not stage.wants_ctx:
+            self.direct = stage.function
 
     def perform(self, desk: Desk) -> Awaitable[Any]:
         """See ``StageActor.perform``."""
-        value = desk.items[0].value
-        if self._direct is None:
-            return call(desk, value)
-        attempt: Awaitable[Any] = self._direct(value)
-        return attempt
+        return call(desk, desk.items[0].value)
 
     async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
         """See ``StageActor.next_items``; an item whose key is taken is not worked on."""
@@ -78,6 +77,8 @@ class EachActor(StageActor):
 class ManyActor(EachActor):
     """One item in, any number of results out, each handed on at once."""
 
+    __slots__ = ()
+
     async def perform(self, desk: Desk) -> Any:
         """See ``StageActor.perform``. The clock stands still while there is no room behind."""
         parent = desk.items[0]
@@ -93,7 +94,7 @@ class ManyActor(EachActor):
                     raise CancelRequested("this attempt is over")  # whatever it swallowed
                 emitter.emit(child)
                 desk.beat()
-                if self.must_wait or emitter.count % _STREAK == 0:
+                if self.must_wait() or emitter.count % _STREAK == 0:
                     with desk.paused():
                         await self.room_behind()
         emitter.close()
@@ -105,6 +106,8 @@ class ManyActor(EachActor):
 
 class BatchActor(StageActor):
     """A list of items in, as many results out."""
+
+    __slots__ = ("_oldest", "_size", "_window")
 
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub, run_nursery)
@@ -182,6 +185,8 @@ class BatchActor(StageActor):
 
 class CollectActor(EachActor):
     """All outcomes of a group in, one result out. Begins when the stage before is through."""
+
+    __slots__ = ()
 
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub, run_nursery)

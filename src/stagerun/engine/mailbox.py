@@ -24,13 +24,16 @@ class Mailbox:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._half = limit // 2
+        """Those who wait for room come back when only so many items wait: not for each one."""
         self.promised = 0
         """Items that will be put once their commit is on disk. Invariant: at most ``_PROMISED``
         times as many as may wait, for they come by the hundred with one commit."""
         self.shut = False
         """Set when a run stops: nothing is taken any more, and nobody waits."""
-        self._waiting: deque[Item] = deque()
-        self.put: Callable[[Item], None] = self._waiting.append
+        self.waiting: deque[Item] = deque()
+        """The items that may be taken, in order."""
+        self.put: Callable[[Item], None] = self.waiting.append
         """Lets an item wait its turn."""
         self._parked: list[tuple[float, int, Item]] = []  # a heap, by the time of the next attempt
         self._room = trio.lowlevel.ParkingLot()
@@ -41,22 +44,22 @@ class Mailbox:
         """How many workers wait for an arrival. Like ``putters``, cheaper to ask than a lot."""
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     @property
     def empty(self) -> bool:
         """Whether nothing waits, here or between two attempts."""
-        return not self._waiting and not self._parked
+        return not self.waiting and not self._parked
 
     @property
     def ready(self) -> bool:
         """Whether there is something to take. Too many pausing items hold up new ones."""
-        return bool(self._waiting) and not self.shut and len(self._parked) < self.limit
+        return bool(self.waiting) and not self.shut and len(self._parked) < self.limit
 
     @property
     def full(self) -> bool:
         """Whether to wait for ``room()`` before putting the next item."""
-        waiting = len(self._waiting)
+        waiting = len(self.waiting)
         return waiting >= self.limit or waiting + self.promised >= _PROMISED * self.limit
 
     @property
@@ -71,22 +74,22 @@ class Mailbox:
 
     def take(self) -> Item:
         """Take the first item. Only when ``ready``."""
-        item = self._waiting.popleft()
+        item = self.waiting.popleft()
         if self.putters:
             self._make_room()
         return item
 
     def _make_room(self) -> None:
-        waiting = len(self._waiting)
-        if waiting <= self.limit // 2 and waiting + self.promised < _PROMISED * self.limit:
+        waiting = len(self.waiting)
+        if waiting <= self._half and waiting + self.promised < _PROMISED * self.limit:
             self._room.unpark_all()
 
     def next(self) -> tuple[Item] | None:
         """Take the first item, alone, if one is ready."""
-        if not self._waiting or self.shut or len(self._parked) >= self.limit:
+        if not self.waiting or self.shut or len(self._parked) >= self.limit:
             return None
-        item = self._waiting.popleft()
-        if self.putters:
+        item = self.waiting.popleft()
+        if self.putters and len(self.waiting) <= self._half:
             self._make_room()
         return (item,)
 
@@ -144,9 +147,9 @@ class Mailbox:
 
     def remove(self, number: int) -> Item | None:
         """Take an item out wherever it waits; None when it is not here."""
-        for item in self._waiting:
+        for item in self.waiting:
             if item.number == number:
-                self._waiting.remove(item)
+                self.waiting.remove(item)
                 return item
         for entry in self._parked:
             if entry[1] == number:

@@ -26,11 +26,20 @@ _PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
 _LONG = 0.1
 """Seconds of an attempt from which on it may have blocked the event loop, or have suffered."""
+_NOTHING: deque[tuple[int, Item]] = deque(maxlen=0)
+"""What a stage holds that needs to hold nothing: an empty deque takes 760 bytes."""
 SUPERSEDED = Ended(Outcome.SKIPPED, ItemCause.SUPERSEDED, "its parent gave something else")
 
 
 class Settling:
     """Decides, records and passes on. ``StageActor`` adds who works, and when."""
+
+    # Slots: with so many attributes a dict costs a kilobyte and a half, and is slower to read.
+    __slots__ = (
+        "_behind", "_decode", "_held", "_inbox", "_passes", "_voided", "follower",
+        "hand_over", "hub", "in_flight", "index", "log", "mailbox", "plain",
+        "register", "stage",
+    )  # fmt: skip
 
     def __init__(self, stage: Stage, index: int, hub: Hub) -> None:
         self.stage = stage
@@ -39,6 +48,8 @@ class Settling:
         self.follower: StageActor | None = None
         self.hand_over: Callable[[Item], None] = self._hold
         """Gives the next stage an item. Invariant: meaningless without a follower."""
+        self._behind: Mailbox | None = None
+        """The next stage's."""
         self._passes = _PLAIN
         """Types of results that go on as they are; others as the store would give them."""
         self.register = Register(stage, index, hub)
@@ -47,7 +58,7 @@ class Settling:
         self.mailbox = Mailbox(self.room_needed(stage))
         self.in_flight = hub.ledger.in_flight
         """Items under way, of all stages of the run."""
-        self._held: deque[tuple[int, Item]] = deque()
+        self._held: deque[tuple[int, Item]] = deque() if stage.commit_first else _NOTHING
         """Items that go on when so many messages of the run are on disk."""
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
@@ -57,7 +68,7 @@ class Settling:
 
     def precede(self, follower: "StageActor") -> None:
         """Have what this stage makes go on to *follower*."""
-        self.follower = follower
+        self.follower, self._behind = follower, follower.mailbox
         self.hand_over = self._hold if self.stage.commit_first else follower.door
         self._passes = follower.plain
 
@@ -158,7 +169,9 @@ class Settling:
             self.fail(item, Ended(Outcome.FAILED, ItemCause.RESULT, message), error)
             return
         self.register.outcome(item, _OK, encoded, now)
-        self.pass_on(item, onward)
+        if self.follower is not None:
+            item.hand_on(onward)
+            self.hand_over(item)
 
     def _as_stored(self, value: Any, encoded: bytes) -> Any:
         """Return a result as it goes on. Raises when it cannot be read back."""
@@ -176,12 +189,6 @@ class Settling:
         """Record that an item ends here without a result, with its cause and its error."""
         self.register.failure(item, ended, error, late)
         self.pass_nothing_on(item, ended.outcome)
-
-    def pass_on(self, item: Item, value: Any) -> None:
-        """Hand a result to the next stage."""
-        if self.follower is not None:
-            item.hand_on(value)
-            self.hand_over(item)
 
     def _hold(self, item: Item) -> None:
         """Keep an item until what it was made of is on disk."""
@@ -214,17 +221,18 @@ class Settling:
         self.follower.mailbox.promised -= 1
         self.follower.door(item)
 
-    @property
     def must_wait(self) -> bool:
-        """Whether there is no room behind the stage."""
-        follower = self.follower
+        """Whether there is no room behind the stage. Asked with each item: no property."""
         if self._inbox.full and self._inbox.full_for(self.hub.ledger):
             return True
-        return follower is not None and follower.mailbox.full
+        behind = self._behind
+        if behind is None:
+            return False
+        return len(behind.waiting) >= behind.limit or (behind.promised > 0 and behind.full)
 
     async def flow(self) -> None:
         """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
-        if self.must_wait:
+        if self.must_wait():
             with trio.CancelScope(shield=True):
                 await self.room_behind()
         else:

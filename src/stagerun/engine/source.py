@@ -98,6 +98,8 @@ class SourceActor:
         self._scope = trio.CancelScope(shield=True)
         self._reading = trio.CancelScope()
         self._opened = False
+        self._stays_open = False
+        """Whether what it has opened is closed only when the stages are drained."""
         self._left_behind: Survivor | None = None
         self._number = 0
         self._before = hub.ledger.source_length
@@ -117,6 +119,10 @@ class SourceActor:
     def start(self) -> None:
         """Begin to read, in the context of whoever started the run."""
         hub, self._started = self._hub, True
+        if self._source.kind == "stored":  # its items are in the backlog of the first stage
+            self._exhausted.set()
+            self.gone.set()
+            return
         hub.context.run(lambda: hub.floor.start_soon(self._work, name=f"source of run {hub.id}"))
 
     async def exhausted(self) -> None:
@@ -162,8 +168,9 @@ class SourceActor:
                         await self._read(items)
                     self._rest()
                     self._exhausted.set()
-                    await self.over.wait()
-                    self._watch()
+                    if self._stays_open:
+                        await self.over.wait()
+                        self._watch()
             if self._scope.cancelled_caught and self._hub.stop is None:
                 self.broken = self._too_slow()
         except BaseException as error:
@@ -192,8 +199,6 @@ class SourceActor:
 
     async def _open(self, stack: AsyncExitStack) -> Any:
         """Return what gives the items; None: nothing does any more."""
-        if self._source.kind == "stored":
-            return None  # they are in the backlog of the first stage
         if self._source.kind == "iterator" and self._hub.ledger.generation > 1:
             self._gone_for_good()
             return None
@@ -239,6 +244,7 @@ class SourceActor:
         if inspect.isawaitable(items):
             items = await items
         if isinstance(items, AbstractAsyncContextManager):
+            self._stays_open = True
             items = await stack.enter_async_context(items)
         if not isinstance(items, AsyncIterable | Iterable):
             raise TypeError(f"the source gave {items!r}, which is not iterable")

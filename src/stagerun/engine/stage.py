@@ -1,7 +1,7 @@
 """The actor of one stage: a mailbox, workers on demand, and a watch over their deadlines.
 
 The life of one item reads downward: ``put``, ``next_items``, then ``worker.py`` (begin, attempt),
-``settle`` (decide), ``succeed`` or ``fail`` (record), ``pass_on``. How an attempt is made differs
+``settle`` (decide), ``succeed`` or ``fail`` (record), ``hand_over``. How an attempt is made differs
 by kind of stage and stands in ``kinds.py``; the decision stands in ``rules/verdict.py``.
 """
 
@@ -25,7 +25,7 @@ __all__ = ["StageActor"]
 
 _INSTANT = 1e-6
 """Seconds that no timer can tell from none: what is due so soon is due."""
-_RESTING = 2
+_RESTING = 4
 """Workers of a stage that stay when nothing waits: the next items need not hire them anew."""
 _LONG = 30.0
 """Seconds after which a stage that is still under way says how it stands."""
@@ -33,6 +33,13 @@ _LONG = 30.0
 
 class StageActor(Settling):
     """One stage of one run. Its tasks: ``serve`` in the run's nursery, workers on the floor."""
+
+    __slots__ = (
+        "_admitting", "_backlog_waits", "_closed", "_coming", "_desks", "_nudge",
+        "_over", "_run_nursery", "_serving", "_void_later", "_worker_name",
+        "children", "direct", "drained", "due", "finished", "first_limit",
+        "more_items", "processes", "resource_failures",
+    )  # fmt: skip
 
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub)
@@ -47,7 +54,10 @@ class StageActor(Settling):
         """Openings of the resource in a row without a returned attempt."""
         self.more_items: Callable[[], tuple[Item, ...] | None] = self.take
         """Gives what to work on next without leaving the scope; None leaves it."""
+        self.direct: Callable[[Any], Awaitable[Any]] | None = None
+        """The stage's function, where an attempt is nothing but a call of it."""
         self._run_nursery = run_nursery
+        self._worker_name = f"worker of stage {stage.name}"
         self._desks: dict[Desk, None] = {}
         """Workers that are not abandoned, in the order of hiring."""
         self.children = 0
@@ -137,8 +147,8 @@ class StageActor(Settling):
         desk = Desk(self)
         self._desks[desk] = None
         # In the context of the run, not of whoever happens to put an item.
-        name = f"worker of stage {self.stage.name}"
-        self.hub.context.run(lambda: self.hub.floor.start_soon(work, self, desk, name=name))
+        begin = self.hub.floor.start_soon
+        self.hub.context.run(lambda: begin(work, self, desk, name=self._worker_name))
 
     @property
     def desks(self) -> tuple[Desk, ...]:
@@ -331,7 +341,7 @@ class StageActor(Settling):
         return not (self._closed and self.mailbox.empty)
 
     async def next_items(self, desk: Desk) -> tuple[Item, ...] | None:
-        """Return what to work on next; None when the worker may go home."""
+        """Return what to work on next; None when the worker may go home. Within a lap."""
         self._coming = False
         while (items := self.take()) is None:
             stays = self.stage.resource is not None or self.mailbox.resting < _RESTING
@@ -339,9 +349,7 @@ class StageActor(Settling):
                 return None
             desk.stand_up()
             self.press()
-            # Whoever cancels the program does not cancel workers; a resource that breaks does.
-            with trio.CancelScope(shield=self.stage.resource is None):
-                await self.mailbox.arrival()
+            await self.mailbox.arrival()
             desk.sit_down()
             self._coming = False
         if self.ready:

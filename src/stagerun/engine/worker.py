@@ -5,14 +5,15 @@ swallowing its cancellation. What is recorded and handed on stands outside every
 """
 
 import math
-from functools import partial
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from stagerun.engine.calling import explained
 from stagerun.engine.context import CURRENT
-from stagerun.engine.desk import Desk, How, Item
+from stagerun.engine.desk import Desk, How
 from stagerun.model.status import Cause
 from stagerun.store import codec
 
@@ -102,8 +103,7 @@ async def _again(actor: "StageActor", state: str, failure: BaseException) -> boo
 
 async def _carry(actor: "StageActor", desk: Desk) -> None:
     """Carry items until none waits, or, with a resource, until an attempt was cut."""
-    while (items := await actor.next_items(desk)) is not None:
-        how = await _lap(actor, desk, items)
+    while (how := await _lap(actor, desk)) is not None:
         # No scope can fire here: what a cut attempt has left behind is recorded for certain.
         if desk.left_behind is not None:
             actor.hub.returned(desk.left_behind, actor.index)
@@ -118,43 +118,48 @@ async def _carry(actor: "StageActor", desk: Desk) -> None:
                 return
 
 
-async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) -> How:
+async def _lap(actor: "StageActor", desk: Desk) -> How | None:
     """Attempt one item after the other under one long-lived scope, until an attempt is cut.
 
-    What is still in hand afterwards was cut; the return value is how that attempt ended.
+    What is still in hand afterwards was cut; the return value is how that attempt ended. None: no
+    item waits, and the worker may go home.
     """
     how = _CUT
-    # The clock is asked directly: trio.current_time() is three calls.
+    # The clock is asked directly: trio.current_time() is three calls. An attempt begins when the
+    # one before it has ended: that is asked once.
     time = trio.lowlevel.current_clock().current_time
-    streak, flowed_at = 0, time()
-    attempt = actor.perform if actor.hub.tracing is None else partial(_traced, actor)
+    attempt, must_wait = _attempt_at(actor, desk), actor.must_wait
     desk.clear()
     # Only a resource may cancel what uses it: when a task of its own has failed, for example.
     shield = actor.stage.resource is None
     try:
         with trio.CancelScope(shield=shield) as desk.scope:
-            while items is not None:
-                desk.begin(items, time())
-                how = _CUT  # unless the attempt says otherwise: never what the one before has said
-                try:
-                    how = (True, await attempt(desk), None)
-                except BaseException as error:
-                    if _belongs_to_a_scope(actor, desk, error):
-                        raise
-                    how = (False, None, explained(actor.stage, error))
-                now = time()
-                if desk.cut_at is not None or now >= desk.bound:  # desk.was_cut, at a third
-                    break
-                if actor.resource_failures and how[0]:
-                    actor.resource_failures = 0  # it was good for something
-                actor.settle_all(desk, now, how)
-                streak += 1
-                if streak >= _STREAK or now - flowed_at > _TURN or actor.must_wait:
-                    await actor.flow()
-                    if desk.scope.cancel_called:
-                        break  # by the deadline of an item that is settled
-                    streak, flowed_at = 0, time()
-                items = actor.more_items()
+            while (items := await actor.next_items(desk)) is not None:
+                now = flowed_at = time()
+                streak = 0
+                while items is not None:
+                    desk.begin(items, now)
+                    how = _CUT  # unless the attempt says otherwise: never what the last one said
+                    try:
+                        how = (True, await attempt(items[0].value), None)
+                    except BaseException as error:
+                        if _belongs_to_a_scope(actor, desk, error):
+                            raise
+                        how = (False, None, explained(actor.stage, error))
+                    now = time()
+                    if desk.cut_at is not None or now >= desk.bound:  # desk.was_cut, at a third
+                        return how
+                    actor.settle_all(desk, now, how)
+                    streak += 1
+                    if streak >= _STREAK or now - flowed_at > _TURN or must_wait():
+                        await actor.flow()
+                        if desk.scope.cancel_called:
+                            return how  # by the deadline of an item that is settled
+                        now = flowed_at = time()
+                        streak = 0
+                    items = actor.more_items()
+                desk.rest()
+            return None
     except BaseException as escaped:
         if not desk.scope.cancel_called:
             raise  # the resource broke; or a defect of the engine
@@ -162,10 +167,22 @@ async def _lap(actor: "StageActor", desk: Desk, items: tuple[Item, ...] | None) 
     return how
 
 
-async def _traced(actor: "StageActor", desk: Desk) -> Any:
-    assert actor.hub.tracing is not None  # noqa: S101 - asked by the lap
-    with actor.hub.tracing.attempt(actor.stage.name, desk):
-        return await actor.perform(desk)
+def _attempt_at(actor: "StageActor", desk: Desk) -> Callable[[Any], Awaitable[Any]]:
+    """Return how attempts are made: called with the item's value, or the first one's of a batch."""
+    if actor.hub.tracing is not None or actor.stage.resource is not None:
+        return lambda _value: _observed(actor, desk)
+    return actor.direct or (lambda _value: actor.perform(desk))
+
+
+async def _observed(actor: "StageActor", desk: Desk) -> Any:
+    with (
+        nullcontext()
+        if actor.hub.tracing is None
+        else actor.hub.tracing.attempt(actor.stage.name, desk)
+    ):
+        value = await actor.perform(desk)
+    actor.resource_failures = 0  # the resource was good for something
+    return value
 
 
 def _belongs_to_a_scope(actor: "StageActor", desk: Desk, error: BaseException) -> bool:
