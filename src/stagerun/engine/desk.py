@@ -22,8 +22,6 @@ How = tuple[bool, Any, BaseException | None]
 
 _FORGIVEN = 3
 """Times that an item's deadline is moved in a stage because others blocked the event loop."""
-_SLACK = 0.01
-"""The deadline that user code sees may be later than the true one by this part of the limit."""
 
 
 class Item:
@@ -193,14 +191,14 @@ class Desk:
     def begin(self, items: tuple[Item, ...], now: float) -> None:
         """Take *items* in hand and set the deadline of this attempt."""
         actor = self.actor
-        limit = actor.first_limit
+        limit, slack = actor.first_limit, actor.first_slack
         for item in items:
             item.attempts += 1
             if item.attempts == 1:
                 item.started = now
             else:
                 item.waited += now - item.due
-                limit = min(limit, actor.limit_of(item, now))
+                limit, slack = min(limit, actor.limit_of(item, now)), 0.0
         self.items, self.started = items, now
         if PHASE.get() is not None:
             PHASE.set(None)  # left behind by an earlier attempt
@@ -210,7 +208,6 @@ class Desk:
             self._begin_specially(now)
         actor.in_flight[actor.index] += len(items)
         self.deadline = deadline = now + limit
-        slack = limit * _SLACK if limit == actor.first_limit else 0.0
         if not deadline <= self.bound <= deadline + slack:
             self.bound = self.scope.deadline = deadline + slack
         if deadline < actor.due:

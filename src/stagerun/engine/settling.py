@@ -83,9 +83,14 @@ class Settling:
 
     def settle_all(self, desk: Desk, now: float, how: How) -> None:
         """Settle what is in hand after an attempt that ended just *now*, and lay it down."""
-        for item in desk.items:
-            self.settle(desk, item, now, how)
-        self.in_flight[self.index] -= len(desk.items)  # as desk.end() does
+        items, (returned, value, _) = desk.items, how
+        if returned and now < desk.deadline and now - desk.started <= _LONG and not self._voided:
+            for item in items:  # what settle() would do: said here for the many that end so
+                self.succeed(item, value, now)
+        else:
+            for item in items:
+                self.settle(desk, item, now, how)
+        self.in_flight[self.index] -= len(items)  # as desk.end() does
         desk.items = ()
 
     def settle(self, desk: Desk, item: Item, now: float, how: How) -> None:

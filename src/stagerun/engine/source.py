@@ -304,7 +304,7 @@ class SourceActor:
         if self._reread is not None:
             await self._feed_again(self._reread, chunk)
         else:
-            keep = self._source.kind == "iterator"
+            keep, mailbox = self._source.kind == "iterator", self._first.mailbox
             if not keep:
                 hub.post(Post.ACCEPTED, len(chunk))
             for value in chunk:
@@ -313,8 +313,8 @@ class SourceActor:
                     self._keep(self._number, value)
                 else:
                     self._give(Item(self._number, value))
-                if self._first.mailbox.full:
-                    await self._first.mailbox.room()
+                if len(mailbox.waiting) >= mailbox.limit:  # mailbox.full: none are promised here
+                    await mailbox.room()
         await hub.recorder.room(hub.ledger)
         await trio.lowlevel.checkpoint()
         self._watch()

@@ -27,6 +27,8 @@ _INSTANT = 1e-6
 """Seconds that no timer can tell from none: what is due so soon is due."""
 _RESTING = 4
 """Workers of a stage that stay when nothing waits: the next items need not hire them anew."""
+_SLACK = 0.01
+"""The deadline that user code sees may be later than the true one by this part of the limit."""
 _LONG = 30.0
 """Seconds after which a stage that is still under way says how it stands."""
 
@@ -38,7 +40,7 @@ class StageActor(Settling):
         "_admitting", "_backlog_waits", "_closed", "_coming", "_desks", "_nudge",
         "_over", "_run_nursery", "_serving", "_void_later", "_worker_name",
         "children", "direct", "drained", "due", "finished", "first_limit",
-        "more_items", "processes", "resource_failures",
+        "first_slack", "more_items", "processes", "resource_failures",
     )  # fmt: skip
 
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
@@ -50,6 +52,7 @@ class StageActor(Settling):
         """When ``serve`` looks next. Invariant: <= every deadline of a busy desk, after a nudge."""
         self.first_limit = math.inf if stage.attempt_limit is None else stage.attempt_limit
         """Seconds that a first attempt may take."""
+        self.first_slack = self.first_limit * _SLACK if stage.attempt_limit else 0.0
         self.resource_failures = 0
         """Openings of the resource in a row without a returned attempt."""
         self.more_items: Callable[[], tuple[Item, ...] | None] = self.take
