@@ -34,7 +34,7 @@ def guard(row: int) -> Statement:
 def test_a_unit_whose_guard_refuses_is_left_out_and_the_others_are_not(
     database: sqlite3.Connection,
 ) -> None:
-    rows = [Rows("INSERT INTO t VALUES", 2, (number, "x")) for number in (10, 20)]
+    rows = [Rows("INSERT INTO t VALUES", 2, [number, "x"]) for number in (10, 20)]
     receipt = execute(
         database, Transaction((Unit(guard(1), (rows[0],)), Unit(guard(2), (rows[1],))))
     )
@@ -65,8 +65,8 @@ def test_an_error_of_sqlite_undoes_everything(database: sqlite3.Connection) -> N
 
 
 def test_apart_a_unit_that_breaks_a_rule_is_refused_alone(database: sqlite3.Connection) -> None:
-    good = Unit(guard(1), (Rows("INSERT INTO t VALUES", 2, (10, "x")),))
-    bad = Unit(None, (Rows("INSERT INTO t VALUES", 2, (11, "y", 1, "twin")),))
+    good = Unit(guard(1), (Rows("INSERT INTO t VALUES", 2, [10, "x"]),))
+    bad = Unit(None, (Rows("INSERT INTO t VALUES", 2, [11, "y", 1, "twin"]),))
     transaction = Transaction((bad, good))
     with pytest.raises(sqlite3.IntegrityError):
         execute(database, transaction)

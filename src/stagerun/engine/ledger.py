@@ -28,7 +28,7 @@ __all__ = ["WIDTH", "Ledger", "Post", "Snapshot"]
 _LABELS = [outcome.label for outcome in Outcome]
 WIDTH = writes.WIDTH["items"]
 """Values of an outcome's row."""
-_STAGE, _OUTCOME = 0, 2
+_STAGE, _OUTCOME, _VALUE = 0, 2, 6
 """Where an outcome's row has them."""
 _LINES = 1_000
 """Log lines that may wait for a commit; older ones are dropped."""
@@ -222,6 +222,9 @@ class Ledger:
         del self.outcomes[: number * WIDTH]
         self.taken_outcomes += number
         self.taken += number
+        # Python's sqlite3 asks its adapters about each `bytes`, for as long as writing the row
+        # takes; about a `bytearray` it does not ask.
+        rows[_VALUE::WIDTH] = [value and bytearray(value) for value in rows[_VALUE::WIDTH]]
         self._add(Post.OUTCOMES, rows)
         kinds = Counter(zip(rows[_STAGE::WIDTH], rows[_OUTCOME::WIDTH], strict=True))
         for (stage, outcome), count in kinds.items():
@@ -235,8 +238,9 @@ class Ledger:
     def _add(self, post: Post, row: Any) -> None:
         rows = self._rows.get(post)
         if rows is None:
-            rows = self._rows[post] = []
-        rows += row
+            self._rows[post] = [*row] if isinstance(row, tuple) else row
+        else:
+            rows += row
 
     def _take_rare(self, post: Post, payload: Any) -> None:
         match post:

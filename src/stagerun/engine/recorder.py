@@ -101,6 +101,7 @@ class Recorder:
     async def room(self, ledger: Ledger) -> None:
         """Wait until less is waiting than may wait."""
         while self.inbox.full_for(ledger) and self._broken is None:
+            self.inbox.hurry()
             await self._lot.park()
 
     async def flush(self, ledger: Ledger) -> bool:

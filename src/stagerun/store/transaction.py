@@ -42,7 +42,7 @@ class Rows:
     """Up to and with ``VALUES``, for example ``INSERT INTO items VALUES``."""
     width: int
     """Columns of a row."""
-    parameters: Sequence[Any]
+    parameters: list[Any]
     """Invariant: len(parameters) is a multiple of width."""
     shared: Sequence[Any] = ()
     """What the first columns hold in every row, before those of *parameters*."""
@@ -155,7 +155,7 @@ def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:
 
 
 # Few sizes, so that SQLite's cache of prepared statements always hits.
-_CHUNKS = (512, 64, 8, 1)
+_CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
@@ -167,7 +167,9 @@ def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
         sql = _multi_row(rows.insert, len(rows.shared), rows.width, chunk)
         step = chunk * rows.width
         while left >= chunk:
-            connection.execute(sql, [*rows.shared, *rows.parameters[start : start + step]])
+            parameters = rows.parameters[start : start + step]
+            parameters[:0] = rows.shared
+            connection.execute(sql, parameters)
             start, left = start + step, left - chunk
 
 
