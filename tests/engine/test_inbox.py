@@ -197,3 +197,62 @@ def test_those_with_little_to_say_are_taken_first() -> None:
         take(inbox, [large, small])
     assert small.taken == 1
     assert large.taken == 4
+
+
+def test_each_of_many_alike_runs_gets_its_share_of_each_commit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inboxes, "_BATCH", 40)
+    inbox, runs = new_inbox(), [new_run(number) for number in range(20)]
+    for _ in range(3):
+        for run in runs:
+            for _ in range(10):
+                post_outcome(inbox, run)
+        before = [run.taken for run in runs]
+        take(inbox, runs)
+        assert [run.taken - was for run, was in zip(runs, before, strict=True)] == [2] * 20
+
+
+def test_more_runs_than_a_commit_has_room_for_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inboxes, "_BATCH", 4)
+    inbox, runs = new_inbox(), [new_run(number) for number in range(10)]
+    for run in runs:
+        for _ in range(50):
+            post_outcome(inbox, run)
+    for _ in range(15):
+        take(inbox, runs)
+    assert min(run.taken for run in runs) >= 4
+
+
+def test_a_run_without_messages_does_not_wait_behind_those_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inboxes, "_BATCH", 40)
+    inbox, plain, others = new_inbox(), new_run(0), [new_run(number) for number in range(1, 9)]
+    runs = [plain, *others]
+    post_outcome(inbox, plain)
+    take(inbox, runs)
+    for _ in range(5):
+        for run in others:
+            for _ in range(10):
+                post_other(inbox, run)
+        post_outcome(inbox, plain)
+    take(inbox, runs)
+    assert sum(run.taken for run in others) < sum(run.posted for run in others)
+    # Its first one announces itself in the queue, behind what came before it.
+    for _ in range(3):
+        post_outcome(inbox, plain)
+        take(inbox, runs)
+    assert plain.taken >= 2
+
+
+def test_there_is_something_in_a_draft_while_anything_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inboxes, "_BATCH", 4)
+    inbox, runs = new_inbox(), [new_run(number) for number in range(30)]
+    for run in runs:
+        post_outcome(inbox, run)
+    while not inbox.empty:
+        assert take(inbox, runs).tickets
+    assert [run.taken for run in runs] == [1] * 30

@@ -313,3 +313,36 @@ async def test_duplicates_by_key_are_skipped(bench: Bench) -> None:
     assert sorted(await listed(result.results())) == [1, 2, 3]
     assert result.stages[1].skipped == 5
     assert set(bench.causes(result, 1).values()) == {"duplicate"}
+
+
+async def test_who_waits_for_room_goes_on_when_superseded_children_have_made_it(
+    bench: Bench,
+) -> None:
+    tries = 0
+
+    @stage(workers=2, retry=Retry(attempts=2, base=0.0))
+    async def unfold(parent):
+        nonlocal tries
+        if parent == 0:
+            yield 0
+            return
+        tries += 1
+        await trio.sleep(1)
+        if tries == 1:
+            for child in range(1, 5):
+                yield child
+            await trio.sleep(2)
+            raise OSError("the listing has changed meanwhile")
+        # the second time there is nothing
+
+    @stage(workers=8)
+    async def fetch(number):
+        return number
+
+    @stage(buffer=4)
+    async def write(number):
+        await trio.sleep(10)
+        return number
+
+    pipeline = Pipeline("listing", [unfold, fetch, write], deadline=100)
+    assert (await bench.finish(pipeline, [0, 1])).status == "succeeded"

@@ -179,3 +179,14 @@ def test_it_holds_at_every_crash() -> None:
     pipeline = Pipeline("sums", [parts, some, total])
     report = crash_at_every_commit(pipeline, [1, 2, 3])
     assert report.crashes > 5
+
+
+async def test_a_collect_stage_right_behind_it_holds_nobody_up(tmp_path: Path) -> None:
+    @collect(buffer=3)
+    async def count(members: AsyncIterator[Any]) -> int:
+        return len([member async for member in members])
+
+    async with open_runtime(tmp_path / "runs.db") as runtime:
+        run = await runtime.start(Pipeline("count", [same, count], deadline=60), range(2_000))
+        result = (await run.wait()).raise_for_status()
+        assert [value async for value in result.results()] == [2_000]

@@ -472,3 +472,20 @@ async def test_who_could_not_beat_because_another_blocked_the_loop_is_not_cut(tm
         await run.wait()
         results = await listed(run.results())
     assert "beats" in results
+
+
+async def test_the_program_leaves_while_a_thread_left_behind_goes_on_logging(tmp_path) -> None:
+    over = threading.Event()
+
+    @stage(deadline=0.1)
+    def stubborn(_number, ctx):
+        while not over.wait(0.001):
+            ctx.log.info("still here")
+
+    try:
+        async with opened(tmp_path / "runs.db") as runtime:
+            run = await runtime.start(Pipeline("stubborn", [stubborn], grace=0.2), [1])
+            await run.wait()
+        assert (await run.wait()).stages[0].timed_out == 1
+    finally:
+        over.set()

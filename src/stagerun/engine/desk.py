@@ -104,7 +104,8 @@ class Desk:
         self.scope = trio.CancelScope()
         self.opening: trio.CancelScope | None = None
         self.items: tuple[Item, ...] = ()
-        """In hand. Empty: the worker rests, and its scope must not be cancelled."""
+        """In hand. Empty: the worker rests, or waits for room; nobody may cut it, and when its
+        scope ends by its own deadline nothing is lost."""
         self.started = 0.0
         self.deadline = math.inf
         """The true deadline of this attempt; the actor cuts it exactly."""

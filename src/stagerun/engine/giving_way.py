@@ -8,6 +8,7 @@ nothing of it gets to the disk. (CPython 3.11, Python/ceval_gil.h, take_gil; the
 """
 
 import time
+from collections.abc import Callable
 
 import trio
 
@@ -22,9 +23,10 @@ _PAUSE = 0.0001
 
 
 class GivingWay(trio.abc.Instrument):
-    """Pauses a loop that has had no pause of its own for a turn. For its own thread."""
+    """Pauses a loop that has had no pause of its own for a turn, while somebody waits for one."""
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, idle: Callable[[], bool]) -> None:
+        self._idle = idle
         self._clock = env.monotonic
         self._paused_at = env.monotonic()
         self._waits_since = 0.0
@@ -32,7 +34,7 @@ class GivingWay(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Hear that the loop looks at its sockets now, and may wait."""
         now = self._waits_since = self._clock()
-        if now - self._paused_at > _TURN:
+        if now - self._paused_at > _TURN and not self._idle():
             time.sleep(_PAUSE)
             self._paused_at = self._clock()
 

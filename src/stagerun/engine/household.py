@@ -73,7 +73,7 @@ class Household:
         self._verdicts, self._hubs = Verdicts(store, env), hubs
         self._kept = keep_of(env.environ)
         self._leaving = False
-        self.watch = Watch(env, recorder, store.page, desks)
+        self.watch = Watch(env, recorder, store, desks)
         """Knows who blocks the event loop."""
         self._scope = trio.CancelScope(shield=True)
 

@@ -10,7 +10,7 @@ the interpreter (``+=`` on a list, a slice, ``popleft``): neither ever waits for
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import trio
@@ -142,18 +142,31 @@ class Inbox:
         self._take_messages(draft)
         there = {ledger: ledger.concluded for ledger in self._ready}
         # Again, for what was posted before those outcomes has to come before them.
-        if self._take_messages(draft):
-            # Those with little to say first: a small run does not wait behind a large one.
-            for ledger, until in sorted(there.items(), key=_yet_to_take):
-                taken, room = ledger.taken_outcomes, _BATCH - draft.posts
-                if until > taken and room > 0:
-                    draft.take_outcomes(ledger, min(until, taken + room))
+        self._take_messages(draft)
+        self._take_outcomes(draft, {ledger: n for ledger, n in there.items() if _free(ledger, n)})
         for ledger in [ledger for ledger in self._ready if not ledger.outcomes]:
             del self._ready[ledger]
         return draft
 
-    def _take_messages(self, draft: Draft) -> bool:
-        """Take the messages that are there into *draft*; False when it has no room for all."""
+    def _take_outcomes(self, draft: Draft, there: Mapping[Ledger, int]) -> None:
+        """Take outcomes into *draft*: of each ledger its share, and what others leave of theirs.
+
+        Those with little to say first: a small run does not wait behind a large one. Messages leave
+        some room in any case. Where ledgers are more than that, they take turns.
+        """
+        room = max(_BATCH - draft.posts, _BATCH // 4)
+        turn = [*there.items()][:room]
+        for left, (ledger, until) in zip(
+            range(len(turn), 0, -1), sorted(turn, key=_yet_to_take), strict=True
+        ):
+            before = draft.posts
+            draft.take_outcomes(ledger, min(until, ledger.taken_outcomes + room // left))
+            room -= draft.posts - before
+        for ledger, _ in turn:
+            self._ready[ledger] = self._ready.pop(ledger)
+
+    def _take_messages(self, draft: Draft) -> None:
+        """Take messages into *draft*, as many as it has room for."""
         there = len(self._messages)
         count = min(there, max(0, _BATCH - draft.posts))
         take = self._messages.popleft
@@ -172,7 +185,11 @@ class Inbox:
                 ledger.take(what, payload)
             elif what is not Post.NUDGE:
                 draft.tickets[ledger].append(what)
-        return count == there
+
+
+def _free(ledger: Ledger, until: int) -> bool:
+    """Whether there are outcomes until then, and no message that could come before one of them."""
+    return until > ledger.taken_outcomes and ledger.posted == ledger.taken - ledger.taken_outcomes
 
 
 def _yet_to_take(entry: tuple[Ledger, int]) -> int:

@@ -222,8 +222,7 @@ class Ledger:
         del self.outcomes[: number * WIDTH]
         self.taken_outcomes += number
         self.taken += number
-        # Python's sqlite3 asks its adapters about each `bytes`, for as long as writing the row
-        # takes; about a `bytearray` it does not ask.
+        # Python's sqlite3 asks its adapters about each `bytes`, at length; about no `bytearray`.
         rows[_VALUE::WIDTH] = [value and bytearray(value) for value in rows[_VALUE::WIDTH]]
         self._add(Post.OUTCOMES, rows)
         kinds = Counter(zip(rows[_STAGE::WIDTH], rows[_OUTCOME::WIDTH], strict=True))
@@ -236,11 +235,9 @@ class Ledger:
         return number
 
     def _add(self, post: Post, row: Any) -> None:
-        rows = self._rows.get(post)
-        if rows is None:
-            self._rows[post] = [*row] if isinstance(row, tuple) else row
-        else:
-            rows += row
+        if post not in self._rows:
+            self._rows[post] = []
+        self._rows[post] += row
 
     def _take_rare(self, post: Post, payload: Any) -> None:
         match post:

@@ -76,10 +76,11 @@ class Mailbox:
         """Take the first item. Only when ``ready``."""
         item = self.waiting.popleft()
         if self.putters:
-            self._make_room()
+            self.make_room()
         return item
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Wake those who wait for room, if there is."""
         waiting = len(self.waiting)
         if waiting <= self._half and waiting + self.promised < _PROMISED * self.limit:
             self._room.unpark_all()
@@ -90,7 +91,7 @@ class Mailbox:
             return None
         item = self.waiting.popleft()
         if self.putters and len(self.waiting) <= self._half:
-            self._make_room()
+            self.make_room()
         return (item,)
 
     async def room(self) -> None:
@@ -150,6 +151,7 @@ class Mailbox:
         for item in self.waiting:
             if item.number == number:
                 self.waiting.remove(item)
+                self.make_room()
                 return item
         for entry in self._parked:
             if entry[1] == number:

@@ -225,6 +225,7 @@ class Settling:
         assert self.follower is not None  # noqa: S101 - else nothing is held
         self.follower.mailbox.promised -= 1
         self.follower.door(item)
+        self.follower.mailbox.make_room()  # a collect stage only enlists it: nobody takes it there
 
     def must_wait(self) -> bool:
         """Whether there is no room behind the stage. Asked with each item: no property."""
@@ -236,10 +237,12 @@ class Settling:
         return len(behind.waiting) >= behind.limit or (behind.promised > 0 and behind.full)
 
     async def flow(self) -> None:
-        """Wait for room behind the stage, which nothing can cut, and let other tasks run."""
+        """Wait for room behind the stage, and let other tasks run. Under a shield of the caller's.
+
+        A worker's lap is one; when its scope ends that by itself, the worker comes back here.
+        """
         if self.must_wait():
-            with trio.CancelScope(shield=True):
-                await self.room_behind()
+            await self.room_behind()
         else:
             await trio.lowlevel.checkpoint()
 

@@ -22,7 +22,7 @@ from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
 from stagerun.logs import RunLog
 from stagerun.rules.liveness import seconds_setting
-from stagerun.store.page import Page
+from stagerun.store.driver import Store
 
 if TYPE_CHECKING:
     from stagerun.engine.desk import Desk
@@ -67,7 +67,7 @@ class Watch(trio.abc.Instrument):
     Args:
         env: The world.
         recorder: What keeps reports with their run.
-        page: Where the loop's sign of life goes.
+        store: Its page gets the loop's sign of life; the loop gives way to its thread.
         desks: The workers of all runs.
     """
 
@@ -75,18 +75,18 @@ class Watch(trio.abc.Instrument):
         self,
         env: Env,
         recorder: Recorder,
-        page: Page,
+        store: Store,
         desks: Callable[[], "Iterable[Desk]"],
     ) -> None:
         self._env = env
         self._recorder = recorder
-        self._page = page
+        self._page, self._store = store.page, store
         self._desks = desks
         self._threshold = seconds_setting(env.environ, "STAGERUN_BLOCKED_AFTER", 0.25)
         self._thread = threading.get_ident()
         self._clock = env.monotonic  # found faster: it is asked with every wait of the loop
         now = env.monotonic()
-        self._gives_way = GivingWay(env)
+        self._gives_way = GivingWay(env, self._nobody_waits)
         self._epoch = trio.current_time() - now
         # Written by: the event loop's thread.
         self._busy_since = now  # 0.0 while it waits for input and output
@@ -102,6 +102,10 @@ class Watch(trio.abc.Instrument):
         """Who blocks the event loop at this moment. Any thread reads it."""
 
     # -- the event loop's thread ----------------------------------------------------------------
+
+    def _nobody_waits(self) -> bool:
+        """Whether the store's thread has nothing to do, and nothing under way will soon give it."""
+        return not self._recorder.live and self._recorder.idle and not self._store.asking
 
     def begin(self) -> None:
         """Watch from now on. In virtual time nothing can be late, and nothing is watched."""

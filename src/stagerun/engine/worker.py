@@ -108,14 +108,18 @@ async def _carry(actor: "StageActor", desk: Desk) -> None:
         if desk.left_behind is not None:
             actor.hub.returned(desk.left_behind, actor.index)
             return
-        if desk.busy:
-            if desk.cut_at is None:
+        was_cut = desk.busy
+        if was_cut:
+            now = trio.current_time()
+            # One that returned too late may have had to wait for others who blocked the loop.
+            if desk.cut_at is None and (how is _CUT or not desk.forgive(now)):
                 desk.cut_by_itself()
-            actor.settle_all(desk, trio.current_time(), how)
-            if actor.hub.stop is None:
+            actor.settle_all(desk, now, how)
+        if actor.hub.stop is None:
+            with trio.CancelScope(shield=True):
                 await actor.flow()
-            if actor.stage.resource is not None:
-                return
+        if was_cut and actor.stage.resource is not None:
+            return
 
 
 async def _lap(actor: "StageActor", desk: Desk) -> How | None:

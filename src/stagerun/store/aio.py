@@ -46,6 +46,7 @@ class AioStore:
         self._poller: Connection | None = None
         """Reads what is asked again and again: it must not wait behind a long question."""
         self._wake = asyncio.Event()
+        self.asking = 0
         self.awake = False  # Invariant: True from a wake() until the actor looks again.
         self._hurry = asyncio.Event()
         self._hurried = False  # Invariant: True from a hurry() until the actor composes again.
@@ -120,7 +121,13 @@ class AioStore:
         return not self._stopping
 
     async def _linger(self) -> None:
-        """Let more come before the next commit, but only while nobody waits for one."""
+        """Let more come before the next commit, but only while nobody waits for one.
+
+        Nor when the program leaves: a thread that was left behind may go on logging for ever, and
+        would find each time that it has let a little more come.
+        """
+        if self._stopping:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
                 await self._hurry.wait()
@@ -198,10 +205,13 @@ class AioStore:
             reader.interrupt_if(ticket)
             task.cancel()
 
+        self.asking += 1
         try:
             return await self._thread.call(reader.read, question, ticket, on_cancel=interrupt)
         except sqlite3.Error as error:
             raise StoreError(explain(error, self.path)) from error
+        finally:
+            self.asking -= 1
 
     def give_up(self) -> None:
         """See ``Store.give_up``."""

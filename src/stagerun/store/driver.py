@@ -53,6 +53,8 @@ class Store(Protocol):
 
     awake: bool
     """Whether it knows already that something waits."""
+    asking: int
+    """How many questions are under way."""
     page: Page
     """What this process has in hand; in the owner's file once there is one."""
 

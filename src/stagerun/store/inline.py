@@ -37,6 +37,7 @@ class InlineStore:
         self.path = path
         self._beat = beat
         self.awake = False
+        self.asking = 0  # each is answered at once
         self.page = Page()
         self._something = trio.Event()
         self._stopping = False
