@@ -92,7 +92,7 @@ async def cost(bench: Bench, pipeline: Pipeline) -> dict[str, float]:
 
 async def test_what_an_item_of_three_stages_costs(bench: Bench) -> None:
     item = await cost(bench, PLAIN)
-    assert item["calls"] < 78
+    assert item["calls"] < 56
     assert item["steps"] < 0.2
     assert item["commits"] < 0.03
     assert item["other statements"] < 0.15
@@ -101,7 +101,7 @@ async def test_what_an_item_of_three_stages_costs(bench: Bench) -> None:
 
 async def test_what_it_costs_to_commit_first(bench: Bench) -> None:
     item = await cost(bench, FIRST)
-    assert item["calls"] < 86
+    assert item["calls"] < 60
     assert item["steps"] < 0.25
     assert item["commits"] < 0.03
     assert item["other statements"] < 0.16

@@ -81,7 +81,7 @@ async def test_a_lock_held_for_long_degrades_and_nothing_is_lost_when_it_goes(
             health = runtime.health()
             assert "locked" in str(health.why)
             assert health.since is not None
-            await until(lambda: runtime.health().waiting >= 2_500)
+            await until(lambda: runtime.health().waiting >= 5_000)
             assert runtime.health().waiting < 2_600, "the stages wait at the bounded buffer"
             assert settled(path) == before
             assert run.status == "running"

@@ -14,19 +14,23 @@ import trio
 
 from stagerun.engine.env import Env
 
-__all__ = ["GivingWay"]
+__all__ = ["SHORT_TURN", "TURN", "GivingWay"]
 
-_TURN = 0.005
+TURN = 0.005
 """Seconds for which the loop may be busy without a pause: CPython's own measure."""
+SHORT_TURN = 0.001
+"""The same while somebody waits for the store: a small run, beside a large one that fills it."""
 _PAUSE = 0.0001
 """Seconds of a pause: long enough for a thread to wake up and take the lock."""
+_LONG_PAUSE = 0.0005
+"""Of one in short turns: long enough for a small commit."""
 
 
 class GivingWay(trio.abc.Instrument):
-    """Pauses a loop that has had no pause of its own for a turn, while somebody waits for one."""
+    """Pauses a loop that has had no pause of its own for a turn; *turn* tells how long that is."""
 
-    def __init__(self, env: Env, idle: Callable[[], bool]) -> None:
-        self._idle = idle
+    def __init__(self, env: Env, turn: Callable[[], float]) -> None:
+        self._turn = turn
         self._clock = env.monotonic
         self._paused_at = env.monotonic()
         self._waits_since = 0.0
@@ -34,8 +38,9 @@ class GivingWay(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's signature
         """Hear that the loop looks at its sockets now, and may wait."""
         now = self._waits_since = self._clock()
-        if now - self._paused_at > _TURN and not self._idle():
-            time.sleep(_PAUSE)
+        busy = now - self._paused_at
+        if busy > SHORT_TURN and busy > (turn := self._turn()):
+            time.sleep(_LONG_PAUSE if turn == SHORT_TURN else _PAUSE)
             self._paused_at = self._clock()
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - as above

@@ -22,7 +22,7 @@ from stagerun.store.transaction import Unit
 
 __all__ = ["Draft", "Inbox", "Ticket"]
 
-_POSTS = 2_500
+_POSTS = 5_000
 """Outcomes and messages that may wait for their commit; then the stages wait."""
 _FEW = 100
 """So many of a run's own need not wait for those of others, until twice as many wait in all."""

@@ -26,6 +26,8 @@ class Mailbox:
         self.limit = limit
         self._half = limit // 2
         """Those who wait for room come back when only so many items wait: not for each one."""
+        self.promises = _PROMISED * limit
+        """So many may wait and be promised together."""
         self.promised = 0
         """Items that will be put once their commit is on disk. Invariant: at most ``_PROMISED``
         times as many as may wait, for they come by the hundred with one commit."""
@@ -60,7 +62,7 @@ class Mailbox:
     def full(self) -> bool:
         """Whether to wait for ``room()`` before putting the next item."""
         waiting = len(self.waiting)
-        return waiting >= self.limit or waiting + self.promised >= _PROMISED * self.limit
+        return waiting >= self.limit or waiting + self.promised >= self.promises
 
     @property
     def wake_at(self) -> float:
@@ -82,7 +84,7 @@ class Mailbox:
     def make_room(self) -> None:
         """Wake those who wait for room, if there is."""
         waiting = len(self.waiting)
-        if waiting <= self._half and waiting + self.promised < _PROMISED * self.limit:
+        if waiting <= self._half and waiting + self.promised < self.promises:
             self._room.unpark_all()
 
     def next(self) -> tuple[Item] | None:

@@ -94,6 +94,11 @@ class Recorder:
         return self._condition.trouble is not None
 
     @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a commit: a start, an ending, whoever wants it on disk."""
+        return bool(self._tickets)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits for a commit just now."""
         return self.inbox.empty and not self._composed

@@ -1,7 +1,7 @@
 """What becomes of an item after an attempt: the second half of a stage actor."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -209,23 +209,26 @@ class Settling:
 
     def let_on(self) -> None:
         """Give the next stage what is on disk by now. After each commit."""
-        durable = self.hub.ledger.published.taken
-        while self._held and self._held[0][0] <= durable:
-            self._let_on(self._held.popleft()[1])
+        held, durable, let_on = self._held, self.hub.ledger.published.taken, list[Item]()
+        while held and held[0][0] <= durable:
+            let_on.append(held.popleft()[1])
+        self._let_on(let_on)
 
     def let_on_early(self, number: int) -> None:
         """Give it an item at once that is held here: there it is to be made void."""
         for entry in self._held:
             if entry[1].number == number:
                 self._held.remove(entry)
-                self._let_on(entry[1])
+                self._let_on([entry[1]])
                 return
 
-    def _let_on(self, item: Item) -> None:
+    def _let_on(self, items: Sequence[Item]) -> None:
         assert self.follower is not None  # noqa: S101 - else nothing is held
-        self.follower.mailbox.promised -= 1
-        self.follower.door(item)
-        self.follower.mailbox.make_room()  # a collect stage only enlists it: nobody takes it there
+        give, mailbox = self.follower.door, self.follower.mailbox
+        for item in items:
+            give(item)
+        mailbox.promised -= len(items)
+        mailbox.make_room()  # a collect stage only enlists them: nobody takes them there
 
     def must_wait(self) -> bool:
         """Whether there is no room behind the stage. Asked with each item: no property."""
@@ -234,7 +237,8 @@ class Settling:
         behind = self._behind
         if behind is None:
             return False
-        return len(behind.waiting) >= behind.limit or (behind.promised > 0 and behind.full)
+        waiting = len(behind.waiting)
+        return waiting >= behind.limit or waiting + behind.promised >= behind.promises
 
     async def flow(self) -> None:
         """Wait for room behind the stage, and let other tasks run. Under a shield of the caller's.

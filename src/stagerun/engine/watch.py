@@ -5,6 +5,7 @@ hooks of trio's, one before and one after each wait for input and output; nothin
 tasks themselves. What others have taken from an item that way is not held against it.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from attrs import frozen
 
 from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
-from stagerun.engine.giving_way import GivingWay
+from stagerun.engine.giving_way import SHORT_TURN, TURN, GivingWay
 from stagerun.engine.health import Lateness
 from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
@@ -86,7 +87,7 @@ class Watch(trio.abc.Instrument):
         self._thread = threading.get_ident()
         self._clock = env.monotonic  # found faster: it is asked with every wait of the loop
         now = env.monotonic()
-        self._gives_way = GivingWay(env, self._nobody_waits)
+        self._gives_way = GivingWay(env, self._turn)
         self._epoch = trio.current_time() - now
         # Written by: the event loop's thread.
         self._busy_since = now  # 0.0 while it waits for input and output
@@ -103,9 +104,15 @@ class Watch(trio.abc.Instrument):
 
     # -- the event loop's thread ----------------------------------------------------------------
 
-    def _nobody_waits(self) -> bool:
-        """Whether the store's thread has nothing to do, and nothing under way will soon give it."""
-        return not self._recorder.live and self._recorder.idle and not self._store.asking
+    def _turn(self) -> float:
+        """Return for how many seconds the loop may keep the interpreter to itself.
+
+        For ever, while the store has nothing to do, and nothing is under way that will soon give it
+        something: a program that is busy with its own affairs loses nothing to an idle runtime.
+        """
+        if self._recorder.awaited or self._store.asking:
+            return SHORT_TURN
+        return TURN if self._recorder.live or not self._recorder.idle else math.inf
 
     def begin(self) -> None:
         """Watch from now on. In virtual time nothing can be late, and nothing is watched."""
