@@ -8,10 +8,12 @@ from typing import Any
 
 import trio
 
-__all__ = ["CHUNK", "Pump"]
+__all__ = ["CHUNK", "TURN", "Pump"]
 
 CHUNK = 64
 """Items that are taken at once at most."""
+TURN = 0.001
+"""Seconds after which a source lets others run, however quickly it gives."""
 
 
 class Pump:

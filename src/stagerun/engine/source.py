@@ -26,7 +26,7 @@ from stagerun.engine.backlog import Suspects
 from stagerun.engine.desk import Item
 from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
-from stagerun.engine.pump import CHUNK, Pump
+from stagerun.engine.pump import CHUNK, TURN, Pump
 from stagerun.engine.reread import Reread
 from stagerun.engine.stage import StageActor
 from stagerun.errors import CancelRequested, StagerunError, UsageError
@@ -102,6 +102,9 @@ class SourceActor:
         """Whether what it has opened is closed only when the stages are drained."""
         self._left_behind: Survivor | None = None
         self._number = 0
+        self._streak, self._flowed_at = 0, 0.0
+        """Items that were fed since others were let run, and when that was."""
+        self._watched_at = 0.0
         self._before = hub.ledger.source_length
         """How many items it had in an earlier generation, if that was found out."""
         self._started = False
@@ -190,8 +193,14 @@ class SourceActor:
         return Ending(Status.FAILED, Cause.SOURCE_TIMEOUT, message)
 
     def _watch(self) -> None:
-        """Give the source its time for the next item, for opening or for closing."""
-        self._scope.deadline = trio.current_time() + self._hub.pipeline.source_deadline
+        """Give the source its time for the next item, for opening or for closing.
+
+        Not anew for an item that comes within a turn: the deadline costs as much as an item.
+        """
+        now = trio.current_time()
+        if self._scope.deadline == math.inf or now - self._watched_at > TURN:
+            self._scope.deadline = now + self._hub.pipeline.source_deadline
+            self._watched_at = now
 
     def _rest(self) -> None:
         """Take the deadline off: what is waited for now is not the source."""
@@ -299,9 +308,9 @@ class SourceActor:
             raise CancelRequested("the source was left behind; the run takes nothing more of it")
         if not chunk:
             return
-        self._rest()
         hub = self._hub
         if self._reread is not None:
+            self._rest()
             await self._feed_again(self._reread, chunk)
         else:
             keep, mailbox = self._source.kind == "iterator", self._first.mailbox
@@ -314,9 +323,15 @@ class SourceActor:
                 else:
                     self._give(Item(self._number, value))
                 if len(mailbox.waiting) >= mailbox.limit:  # mailbox.full: none are promised here
+                    self._rest()
                     await mailbox.room()
-        await hub.recorder.room(hub.ledger)
-        await trio.lowlevel.checkpoint()
+        self._streak += len(chunk)
+        too_long = trio.current_time() - self._flowed_at > TURN
+        if self._streak >= CHUNK or too_long or hub.recorder.inbox.full:
+            self._rest()
+            await hub.recorder.room(hub.ledger)
+            await trio.lowlevel.checkpoint()
+            self._streak, self._flowed_at = 0, trio.current_time()
         self._watch()
 
     async def _feed_again(self, reread: Reread, chunk: list[Any]) -> None:
