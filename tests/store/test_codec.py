@@ -1,5 +1,7 @@
 """Values to bytes and back."""
 
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -85,3 +87,65 @@ def test_the_traceback_of_any_error_can_be_told() -> None:
     for _ in range(50):
         deep = ExceptionGroup("g", [deep]) if isinstance(deep, Exception) else deep
     assert codec.detail(deep)
+
+
+def dive(depth: int) -> None:
+    if depth:
+        dive(depth - 1)
+    raise ValueError("at the ground\nof it")
+
+
+def noted() -> None:
+    error = ValueError("with a note")
+    error.add_note("the note")
+    raise error
+
+
+def chained() -> None:
+    try:
+        dive(0)
+    except ValueError as error:
+        raise KeyError("no such thing") from error
+
+
+def in_passing(*, told: bool) -> None:
+    try:
+        dive(0)
+    except ValueError:
+        if told:
+            raise KeyError("no such thing")  # noqa: B904 - the subject of the test
+        raise KeyError("no such thing") from None
+
+
+def grouped() -> None:
+    raise ExceptionGroup("two", [ValueError(1), KeyError(2)])
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda: 1 // 0,
+        lambda: dive(0),
+        lambda: dive(2),
+        lambda: dive(10),
+        lambda: dive(200),
+        lambda: [dict[int, int]()[n] for n in [1]],
+        lambda: int(
+            "one",
+            base=99,
+        ),
+        lambda: compile("a b", "file.py", "exec"),
+        lambda: exec("1 / 0"),
+        noted,
+        chained,
+        lambda: in_passing(told=True),
+        lambda: in_passing(told=False),
+        grouped,
+    ],
+)
+def test_a_traceback_is_what_python_writes(fails: Callable[[], object]) -> None:
+    for _ in range(2):  # the second time places are known
+        with pytest.raises(Exception) as caught:
+            fails()
+        written = "".join(traceback.format_exception(caught.value))
+        assert codec.detail(caught.value) == codec.words(written, 20_000)
