@@ -9,7 +9,7 @@ from attrs import frozen
 from stagerun.engine import source, worker
 from stagerun.engine.env import Env
 from stagerun.engine.hub import Hub
-from stagerun.engine.places import is_user_code
+from stagerun.engine.usercode import is_user_code
 from stagerun.logs import RunLog
 
 if TYPE_CHECKING:

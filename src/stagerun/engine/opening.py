@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -13,11 +14,13 @@ from stagerun.engine.recorder import Recorder
 from stagerun.engine.runtime import Runtime
 from stagerun.engine.unwrap import unwrapped
 from stagerun.errors import StoreError, UsageError
-from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
-from stagerun.model.schedule import Schedule
 from stagerun.store import codec
 from stagerun.store.driver import Store
+
+if TYPE_CHECKING:
+    from stagerun.model.alert import Alerts
+    from stagerun.model.schedule import Schedule
 
 __all__ = ["default_store", "open_runtime"]
 
@@ -27,8 +30,8 @@ async def open_runtime(
     database: str | Path = "stagerun.db",
     *,
     pipelines: Iterable[Pipeline] = (),
-    schedules: Iterable[Schedule] = (),
-    alerts: Alerts | Iterable[Alerts] | None = None,
+    schedules: "Iterable[Schedule]" = (),
+    alerts: "Alerts | Iterable[Alerts] | None" = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator[Runtime]:

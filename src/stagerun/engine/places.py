@@ -6,21 +6,17 @@ looks at may change under its eyes: then it tells less, and never raises.
 
 import linecache
 import os
-import site
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import trio
 
+from stagerun.engine.usercode import OURS, is_user_code, libraries
 from stagerun.rules.standing import Place
 
 __all__ = [
-    "is_user_code",
     "place_of",
     "place_of_coroutine",
     "place_of_task",
@@ -32,7 +28,6 @@ _TASKS = 3
 """Tasks of one attempt that are shown at most."""
 _DEEPEST = 500
 """Frames that are looked at, at most: a recursion must not keep anybody busy."""
-_OURS = str(Path(__file__).parent.parent) + os.sep
 
 
 def places_of_task(task: trio.lowlevel.Task) -> tuple[Place, ...]:
@@ -95,31 +90,12 @@ def _entry(frames: Sequence[types.FrameType]) -> int | None:
 
     It is the one that stagerun has called, or that a task was begun with.
     """
-    outside = [
-        n for n, frame in enumerate(frames) if not frame.f_code.co_filename.startswith(_OURS)
-    ]
+    outside = [n for n, frame in enumerate(frames) if not frame.f_code.co_filename.startswith(OURS)]
     if not outside:
         return None
     package = _package(frames[outside[0]])
     of_it = [n for n in outside if _package(frames[n]) == package and _is_public(frames[n])]
     return of_it[-1] if of_it else outside[0]
-
-
-@cache
-def is_user_code(file: str) -> bool:
-    """Whether a file is neither Python's own, nor installed, nor stagerun's."""
-    if file.startswith(("<frozen", "<attrs")):
-        return False
-    return not file.startswith((_OURS, *_libraries()))
-
-
-@cache
-def _libraries() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    folders |= {*site.getsitepackages(), os.path.dirname(os.__file__)}  # noqa: PTH120 - a prefix
-    longest_first = sorted(folders, key=len, reverse=True)
-    return tuple(folder.rstrip(os.sep) + os.sep for folder in longest_first)
 
 
 def _awaited(frames: Sequence[types.FrameType]) -> str | None:
@@ -168,7 +144,7 @@ def _short(file: str) -> str:
         here = os.getcwd() + os.sep  # noqa: PTH109 - a prefix
     except OSError:
         return file
-    for folder in (here, *_libraries()):
+    for folder in (here, *libraries()):
         if file.startswith(folder):
             return file.removeprefix(folder)
     return file

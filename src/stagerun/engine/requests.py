@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -28,7 +28,6 @@ from stagerun.engine.hub import Hub
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.run import RunActor
 from stagerun.engine.watch import Watch
-from stagerun.engine.why import Holdup, explain, holdup
 from stagerun.logs import RunLog
 from stagerun.model.status import Cause, Ending, Status
 from stagerun.store import requests
@@ -37,6 +36,9 @@ from stagerun.store.driver import Store
 from stagerun.store.requests import Request
 from stagerun.store.story import blocks
 from stagerun.store.transaction import Unit
+
+if TYPE_CHECKING:
+    from stagerun.engine.why import Holdup
 
 __all__ = ["Requests", "hold", "live"]
 
@@ -101,6 +103,10 @@ class Requests:
 
     def hear(self, given: Sequence[Request]) -> None:
         """Answer what can be answered here. The store's thread; it neither waits nor raises."""
+        # Loaded at the first look: not while a program begins, and not only when somebody asks, for
+        # a program in trouble may have no file descriptor left to load it by.
+        from stagerun.engine import why  # noqa: F401, PLC0415
+
         still_open = {request.number for request in given}
         self._heard = {heard for heard in self._heard if heard[0] in still_open}
         for request in given:
@@ -124,7 +130,7 @@ class Requests:
         if actor is None:
             return
         if request.kind == "why":
-            answer = explain(actor, self._holdup())
+            answer = _explain(actor, self._holdup())
             self._write(requests.close(request.number, answer, self._env.now_us()), heard)
         elif request.kind == "cancel" and not request.taken:
             answer = self._cancel(actor, in_words(request.body))
@@ -175,7 +181,9 @@ class Requests:
                 target=hub.cancel, args=work, name="stagerun-cancel", daemon=True
             ).start()
 
-    def _holdup(self) -> Holdup | None:
+    def _holdup(self) -> "Holdup | None":
+        from stagerun.engine.why import holdup  # noqa: PLC0415 - see `hear`
+
         if threading.get_ident() == self._loop_thread:
             return None  # in virtual time; and whoever looks there is proof that the loop goes on
         return holdup(self._watch, self._env, self._loop_thread)
@@ -189,9 +197,15 @@ def _me() -> str:
     return f"pid {os.getpid()} on {socket.gethostname()}"
 
 
+def _explain(actor: RunActor, held_by: "Holdup | None" = None) -> dict[str, Any]:
+    from stagerun.engine.why import explain  # noqa: PLC0415 - see `Requests.hear`
+
+    return explain(actor, held_by)
+
+
 async def live(actor: RunActor) -> dict[str, Any]:
     """Say why a run of this process stands where it does. In the event loop's thread."""
-    document = explain(actor)
+    document = _explain(actor)
     with trio.move_on_after(_READ_WITHIN):  # it may be just the disk that holds everything
         document["blocks"] = await actor.hub.store.ask(blocks(actor.hub.id))
     return document

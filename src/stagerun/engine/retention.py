@@ -9,8 +9,9 @@ from stagerun.engine.recorder import Recorder
 from stagerun.errors import StoreError
 from stagerun.logs import RunLog
 from stagerun.rules.retention import Keep
-from stagerun.store import outbox, retention
+from stagerun.store import retention
 from stagerun.store.driver import Store
+from stagerun.store.outdated import drop_outdated, outdated
 from stagerun.store.retention import Prunable
 
 __all__ = ["prune", "prune_for_ever"]
@@ -65,8 +66,8 @@ async def prune(
         done = retention.swept(run_number)
         await recorder.write(done if table is None else retention.sweep(run_number, table))
         await pause()
-    while await store.ask(outbox.outdated(before)):
-        await recorder.write(outbox.drop_outdated(before))
+    while await store.ask(outdated(before)):
+        await recorder.write(drop_outdated(before))
         await pause()
     if before is not None:
         while owners := await store.ask(retention.old_owners(before)):

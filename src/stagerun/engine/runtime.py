@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from stagerun import logs
 from stagerun.engine.admission import Admission, Again, Changed
-from stagerun.engine.alerting import LAST_LOOK, Alerting
 from stagerun.engine.elsewhere import Elsewhere
 from stagerun.engine.env import Env
 from stagerun.engine.handle import Run
@@ -22,13 +21,10 @@ from stagerun.engine.requests import Requests
 from stagerun.engine.retention import prune
 from stagerun.engine.runs import Runs
 from stagerun.engine.statistics import RuntimeStatistics, drawn
-from stagerun.engine.timetable import Timetable
 from stagerun.engine.token import CancellationToken
 from stagerun.engine.triggering import ask_to_pause, ask_to_trigger, ask_to_unpause
 from stagerun.errors import RuntimeClosedError, SettingError, StoreError, UsageError
-from stagerun.model.alert import Alerts, several
 from stagerun.model.pipeline import Pipeline
-from stagerun.model.schedule import Schedule
 from stagerun.offload.loop import AsyncioLoop
 from stagerun.rules.retention import Keep
 from stagerun.rules.settings import apply_settings, unknown_settings
@@ -37,6 +33,11 @@ from stagerun.store.driver import Store
 from stagerun.store.reopening import stored_run
 from stagerun.store.retention import Prunable
 from stagerun.store.schedulelist import schedule_list
+
+if TYPE_CHECKING:
+    from stagerun.engine.services import Services
+    from stagerun.model.alert import Alerts
+    from stagerun.model.schedule import Schedule
 
 __all__ = ["Runtime"]
 
@@ -55,8 +56,8 @@ class Runtime:
         floor: trio.Nursery,
         *,
         pipelines: Iterable[Pipeline] = (),
-        schedules: Iterable[Schedule] = (),
-        alerts: Alerts | Iterable[Alerts] | None = None,
+        schedules: "Iterable[Schedule]" = (),
+        alerts: "Alerts | Iterable[Alerts] | None" = None,
     ) -> None:
         self._store = store
         self._recorder = recorder
@@ -64,14 +65,6 @@ class Runtime:
         self._floor = floor
         self._shared = Shared(asyncio=AsyncioLoop(env.host_loop))
         self._runs = Runs(floor)
-        if not isinstance(schedules, Iterable):
-            raise UsageError(f"schedules takes a list of schedules, got {schedules!r}")
-        schedules = tuple(schedules)
-        for schedule in schedules:
-            if not isinstance(schedule, Schedule):
-                raise UsageError(f"schedules takes schedules, got {schedule!r}")
-        known = (*(schedule.pipeline for schedule in schedules), *pipelines)
-        self._known = {pipeline.name: pipeline for pipeline in known}
         self._household = Household(
             store,
             recorder,
@@ -93,21 +86,9 @@ class Runtime:
             shared=self._shared,
         )
         self._heir = Heir(store, env, floor, self._runs, self._admission)
-        self._timetable = Timetable(
-            schedules,
-            store,
-            recorder,
-            env,
-            admission=self._admission,
-            runs=self._runs,
-            owner=lambda: self._household.owner,
-            settled=self._settled,
-            look=self._household.look,
-        )
-        world = (store, recorder, env, self._household.watch)
-        self._alerting = [
-            Alerting(each, *world, owner=lambda: self._household.owner) for each in several(alerts)
-        ]
+        self._services = self._services_for(schedules, alerts)
+        beside = () if self._services is None else self._services.pipelines
+        self._known = {pipeline.name: pipeline for pipeline in (*beside, *pipelines)}
         self.closed = False
         """Whether all runs have ended and the owner's end is on disk: what is left is work that
         does not stop. Any thread."""
@@ -267,7 +248,8 @@ class Runtime:
     @property
     def leaves_within(self) -> float:
         """Seconds that leaving may take at most if stages do not block the event loop."""
-        return self._runs.longest_grace + _LAST_COMMITS + (LAST_LOOK if self._alerting else 0.0)
+        services = 0.0 if self._services is None else self._services.close_within
+        return self._runs.longest_grace + _LAST_COMMITS + services
 
     def tree(self) -> str:
         """Draw the supervision tree as it stands now, a task a line."""
@@ -303,8 +285,8 @@ class Runtime:
         Raises:
             UsageError: There is no such schedule, or no process serves it.
         """
-        nudge = self._timetable.nudge
-        return await self._requests.hold(ask_to_trigger(name, "a program", self._env.now_us, nudge))
+        asked = ask_to_trigger(name, "a program", self._env.now_us, self._nudge)
+        return await self._requests.hold(asked)
 
     async def pause_schedule(self, name: str) -> dict[str, Any]:
         """Let no slot of a schedule come until it is resumed; return its document.
@@ -320,7 +302,7 @@ class Runtime:
         Raises:
             UsageError: There is no such schedule.
         """
-        return await self._requests.hold(ask_to_unpause(name, self._timetable.nudge))
+        return await self._requests.hold(ask_to_unpause(name, self._nudge))
 
     # -- the parts of start() -------------------------------------------------------------------
 
@@ -339,19 +321,50 @@ class Runtime:
         """The known pipelines with what operators have set. That was read once, so is this."""
         return {name: self._settled(pipeline) for name, pipeline in self._known.items()}
 
+    # -- what runs beside the runs --------------------------------------------------------------
+
+    def _services_for(
+        self, schedules: "Iterable[Schedule]", alerts: "Alerts | Iterable[Alerts] | None"
+    ) -> "Services | None":
+        if not isinstance(schedules, Iterable):
+            raise UsageError(f"schedules takes a list of schedules, got {schedules!r}")
+        schedules = tuple(schedules)
+        if not schedules and alerts is None:
+            return None
+        from stagerun.engine.services import Services  # noqa: PLC0415 - most programs have none
+
+        return Services(
+            schedules,
+            alerts,
+            self._store,
+            self._recorder,
+            self._env,
+            watch=self._household.watch,
+            admission=self._admission,
+            runs=self._runs,
+            owner=lambda: self._household.owner,
+            settled=self._settled,
+            look=self._household.look,
+        )
+
+    def _nudge(self) -> None:
+        """Have what was asked of a schedule done at once, if it is served here."""
+        if self._services is not None:
+            self._services.nudge()
+
     # -- beginning and end ----------------------------------------------------------------------
 
     async def _open(self) -> None:
         await self._household.open()
         self._requests.listen()
-        for alerting in self._alerting:
-            await alerting.open(self._floor)
-        await self._timetable.open(self._floor)
+        if self._services is not None:
+            await self._services.open(self._floor)
 
     async def _shut_down(self) -> None:
         """Interrupt what runs, wait for it, and name what refuses to stop."""
         self._household.leave()
-        self._timetable.close()
+        if self._services is not None:
+            self._services.start_no_more()
         longest = self.leaves_within
         self._runs.close()
         with trio.move_on_after(longest):
@@ -360,9 +373,8 @@ class Runtime:
         if self._runs.unborn_or_alive:  # their work has stopped: they wait for the database
             self._store.give_up()
             await self._runs.all_ended()
-        async with trio.open_nursery() as nursery:
-            for alerting in self._alerting:
-                nursery.start_soon(alerting.close)
+        if self._services is not None:
+            await self._services.close()
         try:
             await self._household.close(_LAST_COMMITS)
         except StoreError:

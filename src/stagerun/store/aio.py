@@ -163,6 +163,7 @@ class AioStore:
         self._thread.soon(self._begin, partial(self._poll, question, hear, every))
 
     async def _poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
+        await asyncio.sleep(every)
         while (reader := self._poller) is not None:
             with suppress(sqlite3.Error):  # the writer tells of it, and this is asked again
                 hear(await reader.read(question, object()))

@@ -10,7 +10,8 @@ from attrs import evolve
 from stagerun.model.sights import Blocked, Book, RunSeen, Sights, Window
 from stagerun.rules.liveness import Thresholds
 from stagerun.store.driver import Question
-from stagerun.store.outbox import SWEEP, Parcel, keep
+from stagerun.store.outbox import Parcel, keep
+from stagerun.store.outdated import SWEEP
 from stagerun.store.transaction import Statement, Unit
 from stagerun.store.verdicts import Looks, Place
 

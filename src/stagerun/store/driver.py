@@ -97,7 +97,7 @@ class Store(Protocol):
         """
 
     def poll(self, question: Question[T], hear: Callable[[T], None], every: float) -> None:
-        """From now on ask *question* each so many seconds; *hear* gets the answers.
+        """Ask *question* each so many seconds, after the first of them; *hear* gets the answers.
 
         It is called in the store's thread, also while the event loop is blocked, and must neither
         wait nor raise. When the question fails it is asked again: the writer tells of the trouble.

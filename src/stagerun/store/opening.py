@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 from attrs import frozen
@@ -312,7 +311,7 @@ def _refuse_foreign(connection: sqlite3.Connection) -> None:
 
 
 def _statements(name: str) -> list[str]:
-    script = resources.files("stagerun.store").joinpath(name).read_text(encoding="utf-8")
+    script = Path(__file__).with_name(name).read_text(encoding="utf-8")
     statements, lines = [], list[str]()
     for line in script.splitlines():
         lines.append(line)

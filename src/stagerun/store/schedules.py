@@ -2,13 +2,16 @@
 
 import sqlite3
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from stagerun.model.schedule import Schedule
 from stagerun.store.codec import words
 from stagerun.store.driver import Question
 from stagerun.store.transaction import Statement, Unit
+
+if TYPE_CHECKING:
+    from stagerun.model.schedule import Schedule
 
 __all__ = [
     "Standing",
@@ -47,7 +50,7 @@ class Standing:
     """Triggers that nobody has taken yet, by the number of their slot."""
 
 
-def timing(schedule: Schedule) -> tuple[str | None, int | None, str]:
+def timing(schedule: "Schedule") -> tuple[str | None, int | None, str]:
     """Return what is stored of a schedule's times."""
     every = None if schedule.every is None else round(schedule.every * 1e6)
     return schedule.cron, every, schedule.zone
@@ -56,7 +59,7 @@ def timing(schedule: Schedule) -> tuple[str | None, int | None, str]:
 # -- serving --------------------------------------------------------------------------------------
 
 
-def declare(schedule: Schedule, next_at: int, owner: int, now: int) -> Unit:
+def declare(schedule: "Schedule", next_at: int, owner: int, now: int) -> Unit:
     """Return the unit that stores a schedule as it is declared now.
 
     Its next slot stays what it is, so that those missed meanwhile are told, unless its times are

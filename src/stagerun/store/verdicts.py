@@ -9,7 +9,6 @@ import sqlite3
 import time
 from functools import cache, cached_property
 from pathlib import Path
-from statistics import median
 from typing import Final
 
 from attrs import frozen
@@ -138,6 +137,7 @@ def usual_seconds(pipeline: str) -> Question[float | None]:
             " WHERE g.status = 'succeeded' AND g.started_at IS NOT NULL LIMIT ?",
             (pipeline, _LOOKED_AT, _RUNS),
         ).fetchall()
-        return median(duration for (duration,) in rows) / 1e6 if rows else None
+        durations = sorted(duration for (duration,) in rows)
+        return durations[len(durations) // 2] / 1e6 if durations else None
 
     return ask
