@@ -1,13 +1,12 @@
 """Defects on purpose, planted in each life of a trial: a check that cannot fail shows nothing."""
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from stagerun.engine import household
 from stagerun.engine.recorder import Recorder
 from stagerun.store import frontier, writer
-from stagerun.store.transaction import Receipt, Transaction, Unit, _unit
+from stagerun.store.transaction import Receipt, Transaction, Unit, Writing, _unit
 
 __all__ = ["PLANTS"]
 
@@ -29,7 +28,7 @@ def _answer_early() -> None:
 def _tear_commits() -> None:
     """Each statement is on disk by itself."""
 
-    def torn(connection: sqlite3.Connection, transaction: Transaction, **_: Any) -> Receipt:
+    def torn(connection: Writing, transaction: Transaction, **_: Any) -> Receipt:
         return Receipt(tuple(_unit(connection, unit) for unit in transaction.units))
 
     writer.execute = torn  # type: ignore[attr-defined] # where it is looked up

@@ -18,12 +18,14 @@ from attrs import define, field
 
 from stagerun.engine.ledger import WIDTH, Ledger, Post
 from stagerun.store.driver import Store
-from stagerun.store.transaction import Unit
+from stagerun.store.transaction import STATEMENT, Unit
 
 __all__ = ["Draft", "Inbox", "Ticket"]
 
 _POSTS = 5_000
 """Outcomes and messages that may wait for their commit; then the stages wait."""
+_MANY = 1_000
+"""So many wait that the event loop gives way whenever the store's thread is back from SQLite."""
 _FEW = 100
 """So many of a run's own need not wait for those of others, until twice as many wait in all."""
 _BYTES = 16 * 2**20
@@ -130,6 +132,11 @@ class Inbox:
         self.full = self.waiting >= _POSTS or self._bytes >= _BYTES
 
     @property
+    def crowded(self) -> bool:
+        """Whether so much waits that the stages may soon have to."""
+        return self.waiting >= _MANY
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is left to take."""
         return not self._messages and not self._ready
@@ -160,7 +167,10 @@ class Inbox:
             range(len(turn), 0, -1), sorted(turn, key=_yet_to_take), strict=True
         ):
             before = draft.posts
-            draft.take_outcomes(ledger, min(until, ledger.taken_outcomes + room // left))
+            number = min(until - ledger.taken_outcomes, room // left)
+            if number > STATEMENT:  # whole ones; what is left comes with the next commit
+                number -= number % STATEMENT
+            draft.take_outcomes(ledger, ledger.taken_outcomes + number)
             room -= draft.posts - before
         for ledger, _ in turn:
             self._ready[ledger] = self._ready.pop(ledger)

@@ -41,7 +41,7 @@ class Mailbox:
         self._room = trio.lowlevel.ParkingLot()
         self._arrivals = trio.lowlevel.ParkingLot()
         self.putters = 0
-        """How many tasks wait for room."""
+        """How many tasks wait for room, and have not been told of any."""
         self.resting = 0
         """How many workers wait for an arrival. Like ``putters``, cheaper to ask than a lot."""
 
@@ -85,6 +85,7 @@ class Mailbox:
         """Wake those who wait for room, if there is."""
         waiting = len(self.waiting)
         if waiting <= self._half and waiting + self.promised < self.promises:
+            self.putters = 0
             self._room.unpark_all()
 
     def next(self) -> tuple[Item] | None:
@@ -102,8 +103,9 @@ class Mailbox:
             self.putters += 1
             try:
                 await self._room.park()
-            finally:
-                self.putters -= 1
+            except BaseException:
+                self.putters -= 1  # nobody has made room
+                raise
 
     def call(self) -> bool:
         """Wake a worker that waits for an arrival; False when none does."""
@@ -130,6 +132,7 @@ class Mailbox:
     def shut_down(self) -> list[Item]:
         """Take nothing more, let nobody wait; return the items that were between two attempts."""
         self.shut = True
+        self.putters = 0
         self._room.unpark_all()
         self.release()
         pausing = [item for _, _, item in self._parked]

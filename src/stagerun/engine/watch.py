@@ -17,7 +17,7 @@ from attrs import frozen
 
 from stagerun.engine.culprit import Culprit, culprit, suspect
 from stagerun.engine.env import Env
-from stagerun.engine.giving_way import SHORT_TURN, TURN, GivingWay
+from stagerun.engine.giving_way import MOMENT, SHORT_TURN, TURN, GivingWay
 from stagerun.engine.health import Lateness
 from stagerun.engine.line import Line
 from stagerun.engine.recorder import Recorder
@@ -87,7 +87,7 @@ class Watch(trio.abc.Instrument):
         self._thread = threading.get_ident()
         self._clock = env.monotonic  # found faster: it is asked with every wait of the loop
         now = env.monotonic()
-        self._gives_way = GivingWay(env, self._turn)
+        self._gives_way = GivingWay(env, store.demand, self._turn)
         self._epoch = trio.current_time() - now
         # Written by: the event loop's thread.
         self._busy_since = now  # 0.0 while it waits for input and output
@@ -110,9 +110,12 @@ class Watch(trio.abc.Instrument):
         For ever, while the store has nothing to do, and nothing is under way that will soon give it
         something: a program that is busy with its own affairs loses nothing to an idle runtime.
         """
-        if self._recorder.awaited or self._store.asking:
+        recorder, waits_for = self._recorder, self._clock() - self._store.demand.due
+        if 0 <= waits_for < TURN and (recorder.awaited or recorder.inbox.crowded):
+            return MOMENT
+        if recorder.awaited or self._store.asking:
             return SHORT_TURN
-        return TURN if self._recorder.live or not self._recorder.idle else math.inf
+        return TURN if recorder.live or not recorder.idle else math.inf
 
     def begin(self) -> None:
         """Watch from now on. In virtual time nothing can be late, and nothing is watched."""

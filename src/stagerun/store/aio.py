@@ -6,6 +6,7 @@ that a stage which blocks the program's event loop does not keep outcomes off th
 
 import asyncio
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import trio
 from stagerun.errors import StoreError
 from stagerun.store.bridge import AioThread
 from stagerun.store.connection import Connection
+from stagerun.store.demand import Demand
 from stagerun.store.driver import Composer, Question
 from stagerun.store.opening import check_path, explain, read_only
 from stagerun.store.owner import Identity, Liveness, OwnerFile, folder_of, probe
@@ -47,6 +49,7 @@ class AioStore:
         """Reads what is asked again and again: it must not wait behind a long question."""
         self._wake = asyncio.Event()
         self.asking = 0
+        self.demand = Demand()
         self.awake = False  # Invariant: True from a wake() until the actor looks again.
         self._hurry = asyncio.Event()
         self._hurried = False  # Invariant: True from a hurry() until the actor composes again.
@@ -89,6 +92,7 @@ class AioStore:
                 tell,
                 self._wait,
                 self._linger,
+                demand=self.demand,
                 given_up=lambda: self._given_up,
                 owner=lambda: None if self._owner is None else self._owner.path.name,
             )
@@ -115,7 +119,10 @@ class AioStore:
 
     async def _wait(self) -> bool:
         """Wait until something is posted; False once there is no more to come."""
+        if not self._wake.is_set():
+            self.demand.end()
         await self._wake.wait()
+        self.demand.begin()
         self._wake.clear()
         self.awake = False
         return not self._stopping
@@ -128,9 +135,12 @@ class AioStore:
         """
         if self._stopping:
             return
+        if not self._hurry.is_set():
+            self.demand.begin_in(_LINGER)
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER):
                 await self._hurry.wait()
+        self.demand.begin()
         self._hurry.clear()
         self._hurried = False  # before the actor takes what it was said for
 
@@ -185,6 +195,8 @@ class AioStore:
         """See ``Store.wake``."""
         if not self.awake:
             self.awake = True
+            if self.demand.due == math.inf:  # else it is busy, and has said with what
+                self.demand.begin()
             self._thread.soon(self._wake.set)
 
     def hurry(self) -> None:
@@ -192,6 +204,7 @@ class AioStore:
         self.wake()
         if not self._hurried:
             self._hurried = True
+            self.demand.begin()
             self._thread.soon(self._hurry.set)
 
     async def ask(self, question: Question[T]) -> T:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from stagerun.store.demand import Demand
 from stagerun.store.owner import Identity, Liveness
 from stagerun.store.page import Page
 from stagerun.store.transaction import Receipt, Transaction
@@ -55,6 +56,8 @@ class Store(Protocol):
     """Whether it knows already that something waits."""
     asking: int
     """How many questions are under way."""
+    demand: Demand
+    """When its threads want Python's lock next."""
     page: Page
     """What this process has in hand; in the owner's file once there is one."""
 

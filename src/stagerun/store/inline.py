@@ -10,6 +10,7 @@ from typing import TypeVar
 import trio
 
 from stagerun.errors import StoreError
+from stagerun.store.demand import Demand
 from stagerun.store.driver import BEAT, Composer, Question, is_passing
 from stagerun.store.opening import connect
 from stagerun.store.owner import Identity, Liveness
@@ -38,6 +39,7 @@ class InlineStore:
         self._beat = beat
         self.awake = False
         self.asking = 0  # each is answered at once
+        self.demand = Demand()  # there is no thread that could want anything
         self.page = Page()
         self._something = trio.Event()
         self._stopping = False

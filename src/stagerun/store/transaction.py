@@ -3,18 +3,20 @@
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
 __all__ = [
     "BROKEN_RULES",
+    "STATEMENT",
     "InconsistentError",
     "Receipt",
     "Rows",
     "Statement",
     "Transaction",
     "Unit",
+    "Writing",
     "execute",
     "execute_apart",
 ]
@@ -92,8 +94,19 @@ BROKEN_RULES = (
 """What a unit raises for its own content; everything else concerns the database."""
 
 
+class Writing(Protocol):
+    """A connection, as far as a transaction needs it."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """See ``sqlite3.Connection.in_transaction``."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ..., /) -> sqlite3.Cursor:
+        """See ``sqlite3.Connection.execute``."""
+
+
 def execute(
-    connection: sqlite3.Connection,
+    connection: Writing,
     transaction: Transaction,
     *,
     complete: Callable[[Receipt], object] | None = None,
@@ -120,7 +133,7 @@ def execute(
     return receipt
 
 
-def execute_apart(connection: sqlite3.Connection, transaction: Transaction) -> Receipt:
+def execute_apart(connection: Writing, transaction: Transaction) -> Receipt:
     """Run each unit in a transaction of its own; one that breaks a rule gives way to its rescue.
 
     For when the whole was refused for what one unit holds: one run's trouble stays its own.
@@ -136,7 +149,7 @@ def execute_apart(connection: sqlite3.Connection, transaction: Transaction) -> R
     return Receipt(tuple(guards), broken)
 
 
-def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:
+def _unit(connection: Writing, unit: Unit) -> Sequence[Any] | None:
     returned: Sequence[Any] = ()
     if unit.guard is not None:
         cursor = connection.execute(unit.guard.sql, unit.guard.parameters)
@@ -154,11 +167,13 @@ def _unit(connection: sqlite3.Connection, unit: Unit) -> Sequence[Any] | None:
     return returned
 
 
+STATEMENT = 512
+"""Rows of one statement at most: of 64 to 512 a row costs the same, beyond it costs more."""
 # Few sizes, so that SQLite's cache of prepared statements always hits.
-_CHUNKS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
+_CHUNKS = (STATEMENT, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
-def _insert(connection: sqlite3.Connection, rows: Rows) -> None:
+def _insert(connection: Writing, rows: Rows) -> None:
     """Write in as few statements as possible: SQLite runs each without Python's lock."""
     start, left = 0, len(rows.parameters) // rows.width
     for chunk in _CHUNKS:

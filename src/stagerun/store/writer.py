@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from stagerun.errors import StoreError
 from stagerun.store.connection import Connection
+from stagerun.store.demand import Announcing, Demand
 from stagerun.store.driver import BEAT, Composer, is_distrusted, is_passing, named, needs_space
 from stagerun.store.log import Log
 from stagerun.store.opening import Files, connect
@@ -52,6 +53,7 @@ class Writer:
         wait: Callable[[], Awaitable[bool]],
         linger: Callable[[], Awaitable[None]],
         *,
+        demand: Demand,
         given_up: Callable[[], bool],
         owner: Callable[[], str | None],
     ) -> None:
@@ -60,6 +62,7 @@ class Writer:
         self._tell = tell
         self._wait = wait
         self._linger = linger
+        self._demand = demand
         self._given_up = given_up
         self._owner = owner
         self._resources = AsyncExitStack()
@@ -193,7 +196,7 @@ class Writer:
         self._in_doubt = None
         number = self._acknowledged + 1
         counted = Transaction((*transaction.units, _count(self._owner(), number)))
-        receipt = execute(connection, counted, complete=self._doubt)
+        receipt = execute(Announcing(connection, self._demand), counted, complete=self._doubt)
         self._files.check()
         self._acknowledged, self._in_doubt = number, None
         # Committed: if that raised it would be done twice.
