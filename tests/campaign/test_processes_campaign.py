@@ -33,9 +33,17 @@ def test_a_crowd_of_processes_loses_nothing_and_takes_nobody_alive_for_dead(
 
 
 def test_a_process_that_takes_the_living_for_dead_is_found(tmp_path: Path) -> None:
-    part = processes.run(1, 1, tmp_path, plant="takes-living")
-    assert any("and lived" in each or "had it in hand" in each for each in part.violations)
-    assert part.violations[0].startswith("python -m tests.campaign.processes --only 0 --seed 1")
+    met = list[str]()
+    for seed in range(1, 7):  # what a round meets depends on the machine, too: one of a few does it
+        (folder := tmp_path / str(seed)).mkdir()
+        found = processes.run(1, seed, folder, plant="takes-living").violations
+        met += found
+        replay = f"python -m tests.campaign.processes --only 0 --seed {seed}"
+        assert all(each.startswith(replay) for each in found)
+        if any("and lived" in each or "had it in hand" in each for each in found):
+            break
+    else:
+        pytest.fail(f"not found: {met}")
 
 
 def test_the_plan_of_a_round_follows_from_its_number_and_the_seed() -> None:
