@@ -41,7 +41,8 @@ class Mailbox:
         self._room = trio.lowlevel.ParkingLot()
         self._arrivals = trio.lowlevel.ParkingLot()
         self.putters = 0
-        """How many tasks wait for room, and have not been told of any."""
+        """How many tasks wait for room. Invariant: not fewer than are parked; more only until one
+        that was cancelled has run."""
         self.resting = 0
         """How many workers wait for an arrival. Like ``putters``, cheaper to ask than a lot."""
 
@@ -100,28 +101,28 @@ class Mailbox:
     async def room(self) -> None:
         """Wait until fewer items wait than may wait."""
         while self.full and not self.shut:
-            self.putters += 1
+            self.putters = len(self._room) + 1
             try:
                 await self._room.park()
             except BaseException:
-                self.putters -= 1  # nobody has made room
+                self.putters = len(self._room)  # nobody has made room for this one
                 raise
 
     def call(self) -> bool:
         """Wake a worker that waits for an arrival; False when none does."""
         if not self.resting:
             return False
-        self.resting -= 1
-        self._arrivals.unpark()
-        return True
+        called = self._arrivals.unpark()
+        self.resting = len(self._arrivals)
+        return bool(called)  # not so when the last one was cancelled a moment ago
 
     async def arrival(self) -> None:
         """Wait until somebody calls."""
-        self.resting += 1
+        self.resting = len(self._arrivals) + 1
         try:
             await self._arrivals.park()
         except BaseException:
-            self.resting -= 1  # nobody has called
+            self.resting = len(self._arrivals)  # nobody has called this one
             raise
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 from attrs import evolve
@@ -15,10 +15,12 @@ from stagerun.engine.blame import blameless
 from stagerun.engine.env import Env
 from stagerun.hosts.facade import Runtime
 from stagerun.hosts.thread import TrioThread
-from stagerun.model.alert import Alerts
 from stagerun.model.pipeline import Pipeline
-from stagerun.model.schedule import Schedule
 from stagerun.store.driver import Store
+
+if TYPE_CHECKING:
+    from stagerun.model.alert import Alerts
+    from stagerun.model.schedule import Schedule
 
 __all__ = ["open_runtime"]
 
@@ -37,8 +39,8 @@ async def open_runtime(
     database: str | Path = "stagerun.db",
     *,
     pipelines: Iterable[Pipeline] = (),
-    schedules: Iterable[Schedule] = (),
-    alerts: Alerts | Iterable[Alerts] | None = None,
+    schedules: "Iterable[Schedule]" = (),
+    alerts: "Alerts | Iterable[Alerts] | None" = None,
     env: Env | None = None,
     store: Store | None = None,
 ) -> AsyncIterator["Runtime"]:

@@ -155,7 +155,7 @@ class Writer:
                     await self._distrust()
                 long = waited > _WORDS_AFTER[0] and not await self._others_commit()
                 pause = _LONG_PAUSE if long or needs_space(error) else _LOCK_PAUSE
-                await asyncio.sleep(pause)
+                await self._rest(pause)
                 continue
             self._since_checkpoint += 1
             return receipt
@@ -174,8 +174,12 @@ class Writer:
         receipt, foreign = await self._connection.run(self._execute, transaction)
         if foreign != self._foreign_commits:
             self._foreign_commits = foreign
-            await asyncio.sleep(_LOCK_PAUSE)  # a back-to-back committer starves all the others
+            await self._rest(_LOCK_PAUSE)  # a back-to-back committer starves all the others
         return receipt
+
+    async def _rest(self, seconds: float) -> None:
+        self._demand.begin_in(seconds)
+        await asyncio.sleep(seconds)
 
     async def _others_commit(self) -> bool:
         """Whether the lock goes from hand to hand: whoever then looks seldom for it gets it never.
