@@ -17,6 +17,7 @@ from stagerun.engine.inbox import Draft, Inbox, Ticket
 from stagerun.engine.ledger import Ledger, Post
 from stagerun.model.status import Counts
 from stagerun.store.inline import InlineStore
+from stagerun.store.packing import ATTEMPTS, WIDTH
 from stagerun.store.transaction import Rows, Statement
 
 
@@ -44,7 +45,7 @@ class Run:
         rows = [
             part.parameters for part in body if isinstance(part, Rows) and "items" in part.insert
         ]
-        numbers = [int(mark) for mark in marks] + [n for flat in rows for n in flat[1::7]]
+        numbers = [int(mark) for mark in marks] + [n for flat in rows for n in flat[1::WIDTH]]
         assert sorted(numbers) == [*range(self.taken + 1, self.taken + len(numbers) + 1)]
         self.taken += len(numbers)
         assert self.ledger.snapshot().taken == self.taken
@@ -60,7 +61,7 @@ def new_inbox() -> Inbox:
 
 def post_outcome(inbox: Inbox, run: Run) -> None:
     run.posted += 1
-    inbox.outcome(run.ledger, (0, run.posted, 0, 1, 0, 0, b""))
+    inbox.outcome(run.ledger, (1 << ATTEMPTS, run.posted, 0.0, 0.0, b""))
 
 
 def post_other(inbox: Inbox, run: Run) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from stagerun.engine.ledger import WIDTH, Ledger, Post
+from stagerun.engine.ledger import Ledger, Post
 from stagerun.store.driver import Store
+from stagerun.store.packing import WIDTH
 from stagerun.store.transaction import STATEMENT, Unit
 
 __all__ = ["Draft", "Inbox", "Ticket"]

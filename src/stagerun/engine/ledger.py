@@ -20,16 +20,13 @@ from stagerun.model.pipeline import Pipeline
 from stagerun.model.stage import Kind
 from stagerun.model.status import Cause, Counts, Ending, Status
 from stagerun.rules.progress import percent
-from stagerun.store import lateness, writes
+from stagerun.store import lateness, packing, writes
+from stagerun.store.packing import KIND, VALUE, WIDTH
 from stagerun.store.transaction import Rows, Statement, Unit
 
-__all__ = ["WIDTH", "Ledger", "Post", "Snapshot"]
+__all__ = ["Ledger", "Post", "Snapshot"]
 
 _LABELS = [outcome.label for outcome in Outcome]
-WIDTH = writes.WIDTH["items"]
-"""Values of an outcome's row."""
-_STAGE, _OUTCOME, _VALUE = 0, 2, 6
-"""Where an outcome's row has them."""
 _LINES = 1_000
 """Log lines that may wait for a commit; older ones are dropped."""
 _KEPT_LINES = 2_000
@@ -223,10 +220,10 @@ class Ledger:
         self.taken_outcomes += number
         self.taken += number
         # Python's sqlite3 asks its adapters about each `bytes`, at length; about no `bytearray`.
-        rows[_VALUE::WIDTH] = [value and bytearray(value) for value in rows[_VALUE::WIDTH]]
+        rows[VALUE::WIDTH] = [value and bytearray(value) for value in rows[VALUE::WIDTH]]
         self._add(Post.OUTCOMES, rows)
-        kinds = Counter(zip(rows[_STAGE::WIDTH], rows[_OUTCOME::WIDTH], strict=True))
-        for (stage, outcome), count in kinds.items():
+        for kind, count in Counter(rows[KIND::WIDTH]).items():
+            stage, outcome = packing.stage_and_outcome(kind)
             self.settled[stage][outcome] += count
             self._dirty.add(stage)
             if outcome == Outcome.OK and self._feeds[stage]:
@@ -310,8 +307,10 @@ class Ledger:
         return Unit(guard, body, rescue)
 
     def _insert(self, post: Post, rows: list[Any]) -> Rows:
-        shared = (self.run, self.generation) if post is Post.OUTCOMES else ()
-        return Rows(writes.INSERT[post.value], writes.WIDTH[post.value], rows, shared)
+        insert, width = writes.INSERT[post.value], writes.WIDTH[post.value]
+        if post is Post.OUTCOMES:
+            return Rows(insert, width, rows, (self.run, self.generation), packing.END)
+        return Rows(insert, width, rows)
 
     def _take_lines(self) -> None:
         while self.lines:

@@ -14,6 +14,7 @@ from stagerun.model.status import Counts
 from stagerun.phase import PHASE
 from stagerun.rules.verdict import Ended
 from stagerun.store import codec, writes
+from stagerun.store.packing import ATTEMPTS, STAGE
 
 __all__ = ["Register"]
 
@@ -29,6 +30,7 @@ class Register:
         self.log: RunLog = hub.log.for_stage(stage.name)
         self._stage = stage
         self._index = index
+        self._kind = index << STAGE
         self._hub = hub
         self._inbox = hub.recorder.inbox
         self._began: float | None = None
@@ -44,12 +46,10 @@ class Register:
         self._inbox.outcome(
             hub.ledger,
             (
-                self._index,
+                item.attempts << ATTEMPTS | self._kind | outcome,
                 item.number,
-                outcome,
-                item.attempts,
-                int((started + hub.epoch) * 1e6),
-                int((now - started) * 1e6),
+                started + hub.epoch,
+                now - started,
                 encoded,
             ),
         )

@@ -137,6 +137,10 @@ def _declare(
     return Stage(function=function, kind=kind, **given, **policy)
 
 
+_MOST = 10_000
+"""Stages of a pipeline: what is stored of each outcome has room for a few more."""
+
+
 def _stages(value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
@@ -179,6 +183,8 @@ class Pipeline:
             if not isinstance(each, Stage):
                 hint = "decorate it with @stage" if callable(each) else "expected a stage"
                 raise PolicyError("Pipeline.stages", f"no. {number_} is {each!r}: {hint}")
+        if len(stages) > _MOST:
+            raise PolicyError("Pipeline.stages", f"holds {len(stages)}, at most {_MOST} can be")
         names = [each.name for each in stages]
         twins = {name for name in names if names.count(name) > 1}
         if twins:

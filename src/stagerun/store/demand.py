@@ -15,8 +15,8 @@ __all__ = ["Announcing", "Demand"]
 
 _A_STATEMENT = 20e-6
 """Seconds that SQLite takes for a statement at least."""
-_A_VALUE = 0.15e-6
-"""And for each of its values: a row of seven takes a microsecond."""
+_A_VALUE = 0.2e-6
+"""And for each of its values: a row of five takes a microsecond."""
 _A_COMMIT = 500e-6
 """For the end of a transaction: the disk takes that long at least."""
 

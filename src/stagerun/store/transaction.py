@@ -41,13 +41,15 @@ class Rows:
     """Rows for one table, flattened: many are written by a single multi-row statement."""
 
     insert: str
-    """Up to and with ``VALUES``, for example ``INSERT INTO items VALUES``."""
+    """Up to and with ``VALUES``, for example ``INSERT INTO results VALUES``."""
     width: int
     """Columns of a row."""
     parameters: list[Any]
     """Invariant: len(parameters) is a multiple of width."""
     shared: Sequence[Any] = ()
-    """What the first columns hold in every row, before those of *parameters*."""
+    """What is bound once, before those of *parameters*: ``?1`` and on in *insert*."""
+    end: str = ""
+    """What stands behind the rows."""
 
 
 @frozen
@@ -179,7 +181,7 @@ def _insert(connection: Writing, rows: Rows) -> None:
     for chunk in _CHUNKS:
         if left < chunk:
             continue
-        sql = _multi_row(rows.insert, len(rows.shared), rows.width, chunk)
+        sql = _multi_row(rows.insert, rows.end, rows.width, chunk)
         step = chunk * rows.width
         while left >= chunk:
             parameters = rows.parameters[start : start + step]
@@ -189,7 +191,6 @@ def _insert(connection: Writing, rows: Rows) -> None:
 
 
 @cache
-def _multi_row(insert: str, shared: int, width: int, chunk: int) -> str:
-    columns = [f"?{number}" for number in range(1, shared + 1)] + ["?"] * width
-    row = f"({','.join(columns)})"
-    return f"{insert} {','.join([row] * chunk)}"
+def _multi_row(insert: str, end: str, width: int, chunk: int) -> str:
+    row = f"({','.join('?' * width)})"
+    return f"{insert} {','.join([row] * chunk)}{end}"

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from stagerun.model.status import Counts, Ending
+from stagerun.store import packing
 from stagerun.store.transaction import Statement, Unit
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 WIDTH: Mapping[str, int] = {
-    "items": 7,  # of one run and generation, which are bound once
+    "items": packing.WIDTH,
     "results": 5,
     "failures": 9,
     "emissions": 8,
@@ -36,10 +37,7 @@ INSERT: Mapping[str, str] = {
     # A claim that is void, of a superseded item for one, gives way to the new one.
     table: f"INSERT {'OR REPLACE ' if table == 'keys' else ''}INTO {table} VALUES"
     for table in WIDTH
-} | {
-    "items": "INSERT INTO items (run, generation, stage, item, outcome, attempts, started_at,"
-    " elapsed, result) VALUES"
-}
+} | {"items": packing.INSERT}
 
 _RUNNING = "run = ? AND generation = ? AND status = 'running'"
 """The fence: a generation that somebody has ended takes no more writes."""
