@@ -5,6 +5,7 @@ from collections.abc import Callable
 import trio
 
 from stagerun.engine.backlog import Suspects, backlogs_of, feed_waiting
+from stagerun.engine.flag import Flag
 from stagerun.engine.hub import Hub
 from stagerun.engine.kinds import CollectActor, actor_for
 from stagerun.engine.ledger import Post
@@ -43,7 +44,7 @@ class Crew:
         self._nursery = nursery
         self._rereads = source.kind == "function"
         self._backlogs = backlogs_of(hub, self.stages, source.kind)
-        self._commit = trio.Event()
+        self._commit = Flag()
         """Set at the next commit."""
 
     @property
@@ -64,6 +65,8 @@ class Crew:
         await self.source.exhausted()
         for actor in self.stages:
             await self._drain(actor)
+            if not self._next_is_through(actor):
+                await self._finish_drained()
         await self._take_back_descendants()
         await self._leave_source()
 
@@ -86,16 +89,31 @@ class Crew:
             await self._backlogs[actor.index].finished()
         actor.close()
         await actor.drained.wait()
+
+    def _next_is_through(self, actor: StageActor) -> bool:
+        """Whether the next stage will be drained at once: then one commit tells of both."""
+        follower = actor.follower
+        if follower is None or follower.index in self._backlogs:
+            return False
+        return follower.idle and not isinstance(follower, CollectActor)
+
+    async def _finish_drained(self) -> None:
+        """Write down how the stages have ended that are drained, once all of theirs is on disk."""
         await self._hub.recorder.flush(self._hub.ledger)
-        _finish(actor, self._hub.ledger.published.counts[actor.index], None)
+        counts = self._hub.ledger.published.counts
+        for actor in self.stages:
+            if actor.drained.is_set() and not actor.finished:
+                _finish(actor, counts[actor.index], None)
 
     async def _take_back_descendants(self) -> None:
         """Let nothing count that was made of superseded items, however far behind them it is."""
         hub = self._hub
         kinds = [stage.kind for stage in hub.pipeline.stages]
-        for statement in frontier.supersede_descendants(hub.ledger.run, kinds):
+        statements = frontier.supersede_descendants(hub.ledger.run, kinds)
+        for statement in statements:
             hub.post(Post.STATEMENT, statement)
-        await hub.recorder.flush(hub.ledger)
+        if statements:
+            await hub.recorder.flush(hub.ledger)
 
     async def _leave_source(self) -> None:
         """Let the source close what it has opened for the run."""
@@ -114,7 +132,7 @@ class Crew:
         for actor in self.stages:
             actor.let_on()
         self._commit.set()
-        self._commit = trio.Event()
+        self._commit = Flag()
 
     # -- stopping -------------------------------------------------------------------------------
 
@@ -155,6 +173,11 @@ class Crew:
         self.source.cut()
         for actor in self.stages:
             actor.stop(at_once=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is written down of each stage how it has ended."""
+        return all(actor.finished for actor in self.stages)
 
     def finish(self, ending: Ending) -> None:
         """Write down how the stages stand that were still at work when the run ended."""

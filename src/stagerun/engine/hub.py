@@ -8,6 +8,7 @@ import trio
 from attrs import define, field
 
 from stagerun.engine.env import Env
+from stagerun.engine.flag import Flag
 from stagerun.engine.ledger import Ledger, Post
 from stagerun.engine.recorder import Recorder
 from stagerun.engine.token import CancellationToken
@@ -82,7 +83,7 @@ class Hub:
     """Its spans, where OpenTelemetry is used."""
     survivors: dict[Survivor, None] = field(factory=dict)
     shared: Shared = field(factory=Shared)
-    calm: trio.Event = field(factory=trio.Event)
+    calm: Flag = field(factory=Flag)
     """Set whenever a survivor has ended."""
     epoch: float = 0.0
     """Wall time minus trio's time, in seconds."""
@@ -144,4 +145,4 @@ class Hub:
             )
             self.recorder.write_soon(unit)
         self.calm.set()
-        self.calm = trio.Event()
+        self.calm = Flag()

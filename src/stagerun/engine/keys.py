@@ -26,6 +26,8 @@ class Keys:
         self._actor = actor
         self._key = key
         self._place = actor.hub.places[actor.index]
+        self.asked: set[int] = set()
+        """Written by: the actor. Items whose key is being looked up."""
         self._void: set[int] = set()
         """Items that were superseded here; the store may not know it yet."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()

@@ -1,6 +1,6 @@
 """How an attempt is made in each kind of stage; everything else is in ``stage.py``."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import aclosing
 from typing import Any
 
@@ -60,12 +60,17 @@ class EachActor(StageActor):
     async def _admit(self, item: Item) -> bool:
         if self._keys is None:
             return True
-        self._admitting.add(item.number)
+        self._keys.asked.add(item.number)
         admitted = False
         with trio.CancelScope(shield=True):
             admitted = await self._keys.admit(item)
-        self._admitting.discard(item.number)
+        self._keys.asked.discard(item.number)
         return admitted
+
+    @property
+    def admitting(self) -> Collection[int]:
+        """See ``StageActor.admitting``."""
+        return () if self._keys is None else self._keys.asked
 
     def void(self, number: int) -> None:
         """See ``StageActor.void``; its key is free again."""

@@ -25,6 +25,7 @@ import trio
 from attrs import evolve
 
 from stagerun.engine.crew import Crew
+from stagerun.engine.flag import Flag
 from stagerun.engine.hub import Hub
 from stagerun.engine.ledger import Post, Snapshot
 from stagerun.engine.source import Source
@@ -62,16 +63,16 @@ class RunActor:
         """Its source and stages, once it is under way."""
         self.begun = False
         """Set when it is conducted."""
-        self.done = trio.Event()
+        self.done = Flag()
         """Set when the ending is committed, or known never to be."""
         self.error: StoreError | None = None
         self._scope = trio.CancelScope(shield=True)
         self._asked: Ending | None = None
         """The ending that a stop asks for. Invariant: set once, the first stop wins."""
         self._asked_at = 0.0
-        self._stopped = trio.Event()
+        self._stopped = Flag()
         """Set when it is asked to stop."""
-        self._line_left = trio.Event()
+        self._line_left = Flag()
         """Set when it waits for its turn no more, if it ever did."""
         self._began = 0.0
         self._seconds = 0.0
@@ -295,8 +296,8 @@ class RunActor:
     async def _write_ending(self, ending: Ending) -> None:
         """Write how the generation ends. Once committed it never changes."""
         hub, ledger = self.hub, self.hub.ledger
-        await hub.recorder.flush(ledger)
-        if self.crew is not None:
+        if self.crew is not None and not self.crew.finished:
+            await hub.recorder.flush(ledger)
             self.crew.finish(ending)
         self._seconds = seconds = trio.current_time() - self._began
         speak = RunLog.info if ledger.fenced else _VOICE.get(ending.status, RunLog.error)

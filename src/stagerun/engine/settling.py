@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["SUPERSEDED", "Settling"]
 
 _OK = Outcome.OK.value
-_PLAIN = frozenset({int, str, float, bool, bytes, type(None)})
+_PLAIN: frozenset[type] = frozenset({int, str, float, bool, bytes, type(None)})
 """Types that the store gives back as they were; other results are handed on as it would."""
 _LONG = 0.1
 """Seconds of an attempt from which on it may have blocked the event loop, or have suffered."""
 _NOTHING: deque[tuple[int, Item]] = deque(maxlen=0)
 """What a stage holds that needs to hold nothing: an empty deque takes 760 bytes."""
+_ALONE = {kind: frozenset({kind}) for kind in _PLAIN}
 SUPERSEDED = Ended(Outcome.SKIPPED, ItemCause.SUPERSEDED, "its parent gave something else")
 
 
@@ -63,7 +64,7 @@ class Settling:
         self._voided: set[int] = set()
         """Items in flight whose outcome will not count."""
         self._decode = codec.decoder(stage.value_type)
-        self.plain = frozenset(t for t in _PLAIN if stage.value_type in (Any, t))
+        self.plain = _PLAIN if stage.value_type is Any else _alone(stage.value_type)
         """Types of values that this stage takes as they are."""
 
     def precede(self, follower: "StageActor") -> None:
@@ -273,6 +274,11 @@ class Settling:
 
     def miss(self, item: Item, outcome: Outcome) -> None:
         """Hear that an item of the stage before has no result."""
+
+
+def _alone(wanted: Any) -> frozenset[type]:
+    """Return the type that is *wanted* alone, if it is plain; shared by all stages."""
+    return next((alone for kind, alone in _ALONE.items() if kind == wanted), frozenset())
 
 
 def _unstorable(actor: Settling, value: Any, error: BaseException) -> str:

@@ -24,6 +24,7 @@ from attrs import frozen
 
 from stagerun.engine.backlog import Suspects
 from stagerun.engine.desk import Item
+from stagerun.engine.flag import Flag
 from stagerun.engine.hub import Hub, Survivor
 from stagerun.engine.ledger import Post
 from stagerun.engine.pump import CHUNK, TURN, Pump
@@ -80,9 +81,9 @@ class SourceActor:
     def __init__(self, source: Source, hub: Hub, first: StageActor, suspects: Suspects) -> None:
         self.broken: Ending | None = None
         """How the run must end if the source broke; what it gave is worked off all the same."""
-        self.over = trio.Event()
+        self.over = Flag()
         """Set by the run when its stages are drained: a source that was opened is closed now."""
-        self.gone = trio.Event()
+        self.gone = Flag()
         """Set when nothing of the source is left."""
         self.task: trio.lowlevel.Task | None = None
         """The task that reads; `why` looks where it waits."""
@@ -94,7 +95,7 @@ class SourceActor:
         self._suspects = suspects
         rereads = source.kind == "function" and hub.ledger.generation > 1
         self._reread = Reread(hub, first) if rereads else None
-        self._exhausted = trio.Event()
+        self._exhausted = Flag()
         self._scope = trio.CancelScope(shield=True)
         self._reading = trio.CancelScope()
         self._opened = False

@@ -6,12 +6,13 @@ by kind of stage and stands in ``kinds.py``; the decision stands in ``rules/verd
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import trio
 
 from stagerun.engine.desk import Desk, Item
+from stagerun.engine.flag import Flag
 from stagerun.engine.hub import Hub
 from stagerun.engine.settling import SUPERSEDED, Settling
 from stagerun.engine.worker import work
@@ -37,15 +38,14 @@ class StageActor(Settling):
     """One stage of one run. Its tasks: ``serve`` in the run's nursery, workers on the floor."""
 
     __slots__ = (
-        "_admitting", "_backlog_waits", "_closed", "_coming", "_desks", "_nudge",
-        "_over", "_run_nursery", "_serving", "_void_later", "_worker_name",
-        "children", "direct", "drained", "due", "finished", "first_limit",
-        "first_slack", "more_items", "processes", "resource_failures",
+        "_closed", "_coming", "_desks", "_nudge", "_over", "_run_nursery", "_serving",
+        "_void_later", "_worker_name", "children", "direct", "drained", "due", "finished",
+        "first_limit", "first_slack", "more_items", "processes", "resource_failures",
     )  # fmt: skip
 
     def __init__(self, stage: Stage, index: int, hub: Hub, run_nursery: trio.Nursery) -> None:
         super().__init__(stage, index, hub)
-        self.drained = trio.Event()
+        self.drained = Flag()
         """Set when nothing is left to do here, now and later."""
         self.finished = False
         self.due = math.inf
@@ -65,12 +65,8 @@ class StageActor(Settling):
         """Workers that are not abandoned, in the order of hiring."""
         self.children = 0
         """The number of the last item that this stage has made, in any generation."""
-        self._admitting: set[int] = set()
-        """Items that are taken and whose key is being looked up: not begun yet."""
-        self._backlog_waits = False
-        self._void_later: set[int] = set()
-        """Items superseded before they were read from the database. Invariant: empty unless items
-        wait there."""
+        self._void_later: set[int] | None = None
+        """Items superseded before they were read from the database; None: none waits there."""
         self.processes: Workers | None = None
         """Worker processes, once one was needed; they end with the stage."""
         self._coming = False
@@ -80,7 +76,7 @@ class StageActor(Settling):
         self._over = False
         """Whether ``drained`` is set: asked with each item."""
         self._serving = False
-        self._nudge = trio.Event()
+        self._nudge = Flag()
 
     # -- items come in --------------------------------------------------------------------------
 
@@ -114,7 +110,7 @@ class StageActor(Settling):
 
     def put_stored(self, number: int, encoded: bytes, *, superseded: bool) -> None:
         """Take in an item that waits since an earlier generation."""
-        if superseded or number in self._void_later:
+        if superseded or number in (self._void_later or ()):
             self.watch()
             self.fail(Item(number, None), SUPERSEDED, None)
         else:
@@ -128,12 +124,11 @@ class StageActor(Settling):
 
     def expect_backlog(self) -> None:
         """Hear that items wait in the database: what is superseded meanwhile is remembered."""
-        self._backlog_waits = True
+        self._void_later = set()
 
     def backlog_read(self) -> None:
         """Hear that none waits there any more."""
-        self._backlog_waits = False
-        self._void_later.clear()
+        self._void_later = None
 
     def summon(self) -> None:
         """Have a worker look into the mailbox, if one can be had and none is on its way."""
@@ -171,10 +166,10 @@ class StageActor(Settling):
             self.fail(item, SUPERSEDED, None)
             if self._closed and self.mailbox.empty:
                 self.mailbox.release()
-        elif number in self._admitting or self._in_hand(number):
+        elif number in self.admitting or self._in_hand(number):
             self._voided.add(number)
         else:
-            if self._backlog_waits:
+            if self._void_later is not None:
                 self._void_later.add(number)
             if self.follower is not None and self.stage.kind is not Kind.MANY:
                 self.let_on_early(number)
@@ -214,7 +209,7 @@ class StageActor(Settling):
             self.due = min(self.tend(now), speak_at)
             with trio.move_on_at(self.due):
                 await self._nudge.wait()
-            self._nudge = trio.Event()
+            self._nudge = Flag()
 
     def come_back(self, at: float) -> None:
         """See ``Settling.come_back``."""
@@ -368,9 +363,14 @@ class StageActor(Settling):
         raise NotImplementedError
 
     @property
+    def admitting(self) -> Collection[int]:
+        """Items that are taken and whose key is being looked up: not begun yet."""
+        return ()
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way here, nor waits for its turn or its next attempt."""
-        at_work = self._admitting or any(desk.busy for desk in self._desks)
+        at_work = self.admitting or any(desk.busy for desk in self._desks)
         return self.mailbox.empty and not at_work and not self._held
 
     def let_on(self) -> None:

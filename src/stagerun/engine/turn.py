@@ -3,6 +3,7 @@
 import trio
 from attrs import frozen
 
+from stagerun.engine.flag import Flag
 from stagerun.engine.hub import Hub
 from stagerun.model.status import Ending
 from stagerun.store import questions, starting
@@ -22,7 +23,7 @@ class Turn:
     """Runs with this key that may be under way at once."""
 
 
-async def take_turn(hub: Hub, turn: Turn, freed: trio.Event) -> bool:
+async def take_turn(hub: Hub, turn: Turn, freed: Flag) -> bool:
     """Wait for a place and take it; False when the run was ended meanwhile.
 
     Who was started first goes first; a run that is resumed keeps its place. Whether a place is free
