@@ -38,8 +38,9 @@ class Mailbox:
         self.put: Callable[[Item], None] = self.waiting.append
         """Lets an item wait its turn."""
         self._parked: list[tuple[float, int, Item]] = []  # a heap, by the time of the next attempt
-        self._room = trio.lowlevel.ParkingLot()
-        self._arrivals = trio.lowlevel.ParkingLot()
+        # Made by the first who waits: a thousand small runs have many stages that never fill.
+        self._room: trio.lowlevel.ParkingLot | None = None
+        self._arrivals: trio.lowlevel.ParkingLot | None = None
         self.putters = 0
         """How many tasks wait for room. Invariant: not fewer than are parked; more only until one
         that was cancelled has run."""
@@ -86,7 +87,11 @@ class Mailbox:
         """Wake those who wait for room, if there is."""
         waiting = len(self.waiting)
         if waiting <= self._half and waiting + self.promised < self.promises:
-            self.putters = 0
+            self._let_in()
+
+    def _let_in(self) -> None:
+        self.putters = 0
+        if self._room is not None:
             self._room.unpark_all()
 
     def next(self) -> tuple[Item] | None:
@@ -101,16 +106,18 @@ class Mailbox:
     async def room(self) -> None:
         """Wait until fewer items wait than may wait."""
         while self.full and not self.shut:
-            self.putters = len(self._room) + 1
+            if (room := self._room) is None:  # an empty one is false, too
+                room = self._room = trio.lowlevel.ParkingLot()
+            self.putters = len(room) + 1
             try:
-                await self._room.park()
+                await room.park()
             except BaseException:
-                self.putters = len(self._room)  # nobody has made room for this one
+                self.putters = len(room)  # nobody has made room for this one
                 raise
 
     def call(self) -> bool:
         """Wake a worker that waits for an arrival; False when none does."""
-        if not self.resting:
+        if not self.resting or self._arrivals is None:
             return False
         called = self._arrivals.unpark()
         self.resting = len(self._arrivals)
@@ -118,23 +125,25 @@ class Mailbox:
 
     async def arrival(self) -> None:
         """Wait until somebody calls."""
-        self.resting = len(self._arrivals) + 1
+        if (arrivals := self._arrivals) is None:
+            arrivals = self._arrivals = trio.lowlevel.ParkingLot()
+        self.resting = len(arrivals) + 1
         try:
-            await self._arrivals.park()
+            await arrivals.park()
         except BaseException:
-            self.resting = len(self._arrivals)  # nobody has called this one
+            self.resting = len(arrivals)  # nobody has called this one
             raise
 
     def release(self) -> None:
         """Wake every worker that waits for an arrival: none may come any more."""
         self.resting = 0
-        self._arrivals.unpark_all()
+        if self._arrivals is not None:
+            self._arrivals.unpark_all()
 
     def shut_down(self) -> list[Item]:
         """Take nothing more, let nobody wait; return the items that were between two attempts."""
         self.shut = True
-        self.putters = 0
-        self._room.unpark_all()
+        self._let_in()
         self.release()
         pausing = [item for _, _, item in self._parked]
         self._parked.clear()

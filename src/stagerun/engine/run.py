@@ -106,7 +106,10 @@ class RunActor:
 
     @trio.lowlevel.enable_ki_protection
     async def conduct(self) -> None:
-        """Wait for the run's turn, work off its source, and write the ending once and for all."""
+        """Wait for the run's turn, work off its source, and write the ending once and for all.
+
+        Under a shield of the caller's.
+        """
         self.begun = True
         self._began = trio.current_time()
         hub = self.hub
@@ -114,21 +117,19 @@ class RunActor:
         hub.ledger.listener = self._heard
         remove = hub.token.add_callback(self._token_cancelled())
         try:
-            with trio.CancelScope(shield=True):
-                has_turn_ = self.turn is None or await self._took_turn(self.turn)
-                self._line_left.set()
-                if has_turn_:
-                    await self._live()
-                if hub.ledger.published.ending is None:
-                    await self._hear_ending()
+            has_turn_ = self.turn is None or await self._took_turn(self.turn)
+            self._line_left.set()
+            if has_turn_:
+                await self._live()
+            if hub.ledger.published.ending is None:
+                await self._hear_ending()
         except StoreError as error:
             self.error = error  # open_runtime raises it; whoever waits for this run gets it too
         except BaseExceptionGroup as group:
             lost = sole(group)
             if not isinstance(lost, StoreError):
                 message = f"a defect of stagerun: {codec.words(lost or group)}"
-                with trio.CancelScope(shield=True):
-                    await self._write_ending(Ending(Status.FAILED, Cause.INTERNAL, message))
+                await self._write_ending(Ending(Status.FAILED, Cause.INTERNAL, message))
                 raise
             self.error = lost
         finally:
